@@ -1,0 +1,212 @@
+"""The rules that drop a pair, each with a name that the reports count.
+
+The text rules are here; the two rules on tokens need a tokenizer (`data.tokenize`), the two on verdicts belong to
+`codeflow.pairs` and the judge. Source of the rules: the paper's section on rule filters, and `RULES` for ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from iterpref_jax.codeflow import focus as focusing
+from iterpref_jax.codeflow import records, rows
+from iterpref_jax.errors import UserError
+
+
+_BOILERPLATE_ROWS = 3
+_CONTENT_WORDS = 3
+# A list of our own, not `keyword` and `builtins`: the same data must give the same pairs on every Python.
+_PYTHON_WORD = re.compile(
+    "and|assert|break|class|continue|def|del|elif|else|except|false|finally|for|from|global|import|lambda|none|not|pass"
+    "|raise|return|self|true|try|while|with|yield|abs|all|any|dict|enumerate|float|int|isinstance|len|list|map|max|min"
+    "|print|range|set|sorted|str|sum|tuple|zip|append|typing|optional"
+)
+
+
+class Rule(NamedTuple):
+    """The name of a reason to drop a pair, and what it means."""
+
+    name: str
+    meaning: str
+
+
+RULES = (
+    Rule("chosen_fails", "the final version does not pass the tests"),
+    Rule("rejected_passes", "an earlier version passes the tests, so it is no rejected side"),
+    Rule("no_failing_version", "the history holds no failing version before the final one"),
+    Rule("over_task_limit", "the task has more pairs than max_per_task"),
+    Rule("empty_focus", "the repair only inserts lines: the rejected side has no focus"),
+    Rule("focus_only_comments", "the rejected focus is comments and blank lines"),
+    Rule("focus_too_long", "the rejected focus has more than max_focus_lines lines"),
+    Rule("same_ast", "both sides parse to the same syntax tree"),
+    Rule("benchmark_overlap", "the prompt or the code shares an n-gram of words with an evaluation benchmark"),
+    Rule("duplicate", "the same prompt, chosen and rejected side came before"),
+    Rule("prompt_too_long", "the prompt has more tokens than max_prompt_tokens"),
+    Rule("too_many_tokens", "a side has more tokens than allowed"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterSettings:
+    """Which text rules apply.
+
+    `max_focus_lines`: lines of the rejected focus (the paper's 20); 0 = any. `benchmarks`: files (JSON Lines, JSON or
+    Parquet) whose prompts and solutions no pair may share `ngram` consecutive words with.
+    """
+
+    max_focus_lines: int
+    drop_comment_focus: bool
+    drop_same_ast: bool
+    drop_duplicates: bool
+    benchmarks: tuple[str, ...]
+    ngram: int
+
+    def __post_init__(self) -> None:
+        if self.max_focus_lines < 0:
+            raise UserError(f"max_focus_lines must be 0 (any) or more, not {self.max_focus_lines}")
+        if self.ngram < 1:
+            raise UserError(f"ngram must be 1 word or more, not {self.ngram}")
+
+
+def rejecting_rule(
+    pair: records.Pair,
+    focus: focusing.Focus,
+    settings: FilterSettings,
+    *,
+    empty: focusing.Empty,
+    benchmarks: frozenset[bytes],
+    seen: set[bytes],
+) -> str | None:
+    """Returns the name of the first text rule that drops the pair, or None.
+
+    `empty` is the focus setting; `benchmarks` comes from `load_benchmarks(settings)`; `seen` is one set for the whole
+    run, to which the pair is added if no rule drops it.
+    """
+    return _focus_rule(pair, focus, settings, empty) or _content_rule(pair, settings, benchmarks, seen)
+
+
+def load_benchmarks(settings: FilterSettings) -> frozenset[bytes]:
+    """Returns the fingerprints of the telling n-grams of the benchmark files: runs of `ngram` words in any string.
+
+    An n-gram tells nothing, and is left out, if it is the idiom of every program (fewer than three different words of
+    three letters that are not Python's own: loop headers, runs of numbers) or boilerplate of the benchmark (in more
+    than three of its rows).
+
+    Raises:
+      UserError: a file is absent or unreadable, or holds no telling n-gram.
+    """
+    known: set[bytes] = set()
+    for path in settings.benchmarks:
+        rows_with = collections.Counter(
+            ngram
+            for _, row in rows.read_rows(path, allow_nan=True)
+            for ngram in {ngram for text in _strings(row) for ngram in _ngrams(text, settings.ngram)}
+        )
+        telling = {ngram for ngram, count in rows_with.items() if count <= _BOILERPLATE_ROWS}
+        if not telling:
+            raise UserError(
+                f"{path}: nothing to compare in runs of {settings.ngram} words; lower ngram or check the file"
+            )
+        known |= telling
+    return frozenset(known)
+
+
+def only_comments(lines: Iterable[str]) -> bool:
+    """Whether every line is blank or begins with `#`; a docstring is not a comment, it is in the syntax tree.
+
+    >>> only_comments(["  # add\\n", "\\n"]), only_comments(["x = 1  # add\\n"])
+    (True, False)
+    """
+    return all(line.lstrip()[:1] in ("", "#") for line in lines)
+
+
+def same_ast(one: str, other: str) -> bool:
+    """Whether both programs parse, and to the same tree: they differ in layout and comments at most."""
+    tree = _tree(one)
+    return tree is not None and tree == _tree(other)
+
+
+def pair_key(pair: records.Pair) -> bytes:
+    """Returns a fingerprint that is equal for pairs with equal prompt, chosen and rejected side."""
+    return hashlib.sha256(json.dumps([pair.prompt, pair.chosen, pair.rejected], sort_keys=True).encode()).digest()
+
+
+def _focus_rule(
+    pair: records.Pair, focus: focusing.Focus, settings: FilterSettings, empty: focusing.Empty
+) -> str | None:
+    if focus.is_empty:
+        # Under "anchor" these are the pairs that differ in line ends or outside fenced code only: nothing was inserted.
+        return None if empty == "keep" else "empty_focus"
+    lines = focusing.focus_lines(pair.rejected, focus.rejected)
+    # In Markdown a line with `#` is a heading, so text without a fence has no comments; anchors touch no line.
+    has_comments = pair.form == "code" or focusing.fenced_spans(pair.rejected)
+    if settings.drop_comment_focus and lines and has_comments and only_comments(lines):
+        return "focus_only_comments"
+    return "focus_too_long" if 0 < settings.max_focus_lines < len(lines) else None
+
+
+def _content_rule(
+    pair: records.Pair, settings: FilterSettings, benchmarks: frozenset[bytes], seen: set[bytes]
+) -> str | None:
+    if settings.drop_same_ast and same_ast(_code(pair, pair.chosen), _code(pair, pair.rejected)):
+        return "same_ast"
+    if benchmarks and not benchmarks.isdisjoint(_pair_ngrams(pair, settings.ngram)):
+        return "benchmark_overlap"
+    key = pair_key(pair)
+    if settings.drop_duplicates and key in seen:
+        return "duplicate"
+    seen.add(key)
+    return None
+
+
+def _code(pair: records.Pair, completion: str) -> str:
+    blocks = focusing.fenced_spans(completion) if pair.form == "text" else []
+    return "".join(completion[start:end] for start, end in blocks) if blocks else completion
+
+
+def _tree(code: str) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            # Invalid escapes in strings warn on every parse.
+            warnings.simplefilter("ignore")
+            return ast.dump(ast.parse(code))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # Programs of models: no syntax, NUL characters (ValueError), or nesting beyond the parser's stack.
+        return None
+
+
+def _pair_ngrams(pair: records.Pair, size: int) -> Iterator[bytes]:
+    prompt = [pair.prompt] if isinstance(pair.prompt, str) else [message["content"] for message in pair.prompt]
+    for text in (*prompt, pair.chosen, pair.rejected):
+        yield from _ngrams(text, size)
+
+
+def _ngrams(text: str, size: int) -> Iterator[bytes]:
+    words = re.findall(r"\w+", text.lower())
+    for start in range(len(words) - size + 1):
+        ngram = words[start : start + size]
+        if len({word for word in ngram if _is_content(word)}) >= min(size, _CONTENT_WORDS):
+            # 8 bytes: with a million n-grams in benchmarks, one chance hit in 10^13 n-grams of pairs.
+            yield hashlib.blake2b(" ".join(ngram).encode(), digest_size=8).digest()
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_content(word: str) -> bool:
+    return len(re.sub(r"[\d_]", "", word)) >= 3 and not _PYTHON_WORD.fullmatch(word)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)

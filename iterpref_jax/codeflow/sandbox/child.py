@@ -1,0 +1,193 @@
+"""One judged process, seen from the parent: start it, feed it, drain it, end it and all that it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from iterpref_jax.codeflow.sandbox import harness
+
+# Forked and re-sessioned descendants keep the environment that they were started with, so this name finds them.
+MARKER = "ITERPREF_SANDBOX_RUN"
+CHUNK = 1 << 16
+TAIL_BYTES = 4096
+KILL_ROUNDS = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a child ended: `by` is "done", "exit", "timeout", "output" or "tampered"; `events` are the decoded lines."""
+
+    by: str
+    events: tuple[tuple[str, ...], ...]
+    stderr_tail: str
+    returncode: int
+    seconds: float
+    cpu_seconds: float
+
+
+def run_child(
+    command: Sequence[str],
+    request: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    wall_s: float,
+    output_bytes: int,
+) -> Ended:
+    """Starts `command`, sends it `[token, report_fd, *request]` and returns once it is done, dead or stopped.
+
+    Starts by exec without a Python-level fork, so it is safe from threads of a process that runs JAX. Raises OSError
+    where the process cannot be started.
+    """
+    token, run = secrets.token_hex(16), secrets.token_hex(16)
+    began = time.monotonic()
+    report, theirs = os.pipe()
+    try:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=cwd,
+                env={**env, MARKER: run},
+                pass_fds=[theirs],
+                start_new_session=True,
+            )
+        finally:
+            request_line = harness.encode([token, str(theirs), *request])
+            os.close(theirs)
+        talk = _Talk(child, report, request_line, token, output_bytes)
+        try:
+            by = talk.until(began + wall_s)
+            seconds = time.monotonic() - began
+        finally:
+            returncode, cpu_seconds = _end(child, run)
+    finally:
+        os.close(report)
+    return Ended(
+        by=by,
+        events=tuple(talk.events),
+        stderr_tail=printable(talk.stderr_tail.decode("utf-8", "backslashreplace")),
+        returncode=returncode,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+    )
+
+
+def printable(text: str) -> str:
+    """Lone surrogates cannot be written to a file; they become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Talk:
+    """The four pipes of one child; every one is drained at once, so that no side waits for a full one."""
+
+    def __init__(self, child: subprocess.Popen, report: int, request: bytes, token: str, output_bytes: int):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        self.events: list[tuple[str, ...]] = []
+        self.stderr_tail = b""
+        self._stdin, self._left, self._token = child.stdin, memoryview(request), token
+        self._room, self._buffer = output_bytes, b""
+        self._take = {child.stdout.fileno(): self._stdout, child.stderr.fileno(): self._stderr, report: self._report}
+
+    def until(self, deadline: float) -> str:
+        """Moves bytes until something ends the run; returns what did."""
+        with selectors.DefaultSelector() as selector:
+            os.set_blocking(self._stdin.fileno(), False)
+            selector.register(self._stdin.fileno(), selectors.EVENT_WRITE)
+            for fd in self._take:
+                selector.register(fd, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(left):
+                    ended = self._send(selector) if key.fd not in self._take else self._receive(selector, key.fd)
+                    if ended:
+                        return ended
+        return "timeout"
+
+    def _send(self, selector: selectors.BaseSelector) -> str:
+        # A child that died early is noticed on its report pipe.
+        with contextlib.suppress(BrokenPipeError):
+            self._left = self._left[os.write(self._stdin.fileno(), self._left) :]
+            if self._left:
+                return ""
+        selector.unregister(self._stdin.fileno())
+        self._stdin.close()
+        return ""
+
+    def _receive(self, selector: selectors.BaseSelector, fd: int) -> str:
+        data = os.read(fd, CHUNK)
+        if not data:
+            selector.unregister(fd)
+        return self._take[fd](data)
+
+    def _stdout(self, data: bytes) -> str:
+        self._room -= len(data)
+        return "output" if self._room < 0 else ""
+
+    def _stderr(self, data: bytes) -> str:
+        self.stderr_tail = (self.stderr_tail + data)[-TAIL_BYTES:]
+        return self._stdout(data)
+
+    def _report(self, data: bytes) -> str:
+        if not data:
+            return "exit"
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            if not line.startswith(self._token.encode() + b"\t"):
+                return "tampered"
+            try:
+                self.events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
+            except ValueError:
+                return "tampered"
+            if self.events[-1][0] == "done":
+                return "done"
+        return "tampered" if len(self._buffer) > CHUNK else ""
+
+
+def _end(child: subprocess.Popen, run: str) -> tuple[int, float]:
+    """Kills the session and every descendant that left it; returns the exit code and the CPU seconds of the child."""
+    # The leader is not reaped yet, so the group's number cannot have been given to somebody else.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+    for _ in range(KILL_ROUNDS):
+        if not _kill_marked(f"{MARKER}={run}".encode()):
+            break
+    return child.returncode, usage.ru_utime + usage.ru_stime
+
+
+def _kill_marked(marker: bytes) -> int:
+    """Kills the processes whose environment at their start held `marker`; returns how many there were."""
+    killed = 0
+    if not os.path.isdir("/proc/self"):
+        return 0
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        # Processes of others are unreadable, and any may end while we look.
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/proc/{name}/environ", os.O_RDONLY)
+            try:
+                found = marker in os.read(fd, CHUNK)
+            finally:
+                os.close(fd)
+            if found:
+                os.kill(int(name), signal.SIGKILL)
+                killed += 1
+    return killed

@@ -1,0 +1,337 @@
+"""Runs one program inside the child process and reports how it went. Standard library only; no import of ours.
+
+The parent starts this file with a bare interpreter and sends one request on standard input. Two lines come back on a
+private pipe, each stamped with the token of the request: `ready` (what follows is the program's doing, not ours) and
+`done` (the verdict). The token lives in locals of this file only: a program that hunts for it through frames or the
+garbage collector finds it, and no judge in the same process can prevent that.
+
+A line is tab-separated fields in `unicode_escape`: unlike `json` or `pickle` it costs no import and is safe to read.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import resource
+import sys
+
+SETUP, CODE, TESTS = "<setup>", "<code>", "<tests>"
+TAIL_CHARS = 4096
+MESSAGE_CHARS = 1000
+MAX_FRAMES = 40
+# Room that the report gets on top of the program's memory, so that "out of memory" can still be said.
+REPORT_BYTES = 64 << 20
+ONLY_AST = 0x400
+MARK = "__checked__"
+DISK_FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
+
+
+def encode(fields: list[str]) -> bytes:
+    return b"\t".join(field.encode("unicode_escape") for field in fields) + b"\n"
+
+
+def decode(line: bytes) -> list[str]:
+    return [field.decode("unicode_escape") for field in line.rstrip(b"\n").split(b"\t")]
+
+
+def main() -> None:
+    token, fd, style, cpu_s, memory, file_bytes, processes, paths, setup, code, tests = decode(_read_all(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.set_inheritable(int(fd), False)
+    sys.path.extend(path for path in paths.split(os.pathsep) if path)
+    # `-S` skips the module that makes these two; scripts use them.
+    builtins.exit = builtins.quit = sys.exit
+    if style == "unittest":
+        import unittest  # noqa: F401  (before the program, so that the snapshot holds the real one)
+    report = _reporter(int(fd), token)
+    limits = _limit(int(cpu_s), int(memory), int(file_bytes), int(processes))
+    report(["ready"])
+    _judge(report, limits, style, {SETUP: setup, CODE: code, TESTS: tests})
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, 1 << 20):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _reporter(fd: int, token: str):
+    write, getpid, leave, born = os.write, os.getpid, os._exit, os.getpid()
+
+    def report(fields: list[str]) -> None:
+        # A copy that the program forked runs the tests too; only the first process may speak.
+        if getpid() != born:
+            leave(0)
+        data = encode([token, *fields])
+        while data:
+            data = data[write(fd, data) :]
+
+    return report
+
+
+def _limit(cpu_s: int, memory: int, file_bytes: int, processes: int):
+    """Sets the limits; returns the function that frees the memory kept for the report."""
+    set_limit, address_space = resource.setrlimit, resource.RLIMIT_AS
+    set_limit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    set_limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    set_limit(resource.RLIMIT_NOFILE, (64, 64))
+    set_limit(resource.RLIMIT_CORE, (0, 0))
+    if processes:
+        set_limit(resource.RLIMIT_NPROC, (processes, processes))
+    whole = memory + REPORT_BYTES
+    set_limit(address_space, (memory, whole))
+    return lambda: set_limit(address_space, (whole, whole))
+
+
+def _judge(report, free_reserve, style: str, sources: dict[str, str]) -> None:
+    leave, outcome = os._exit, Outcome()
+    intact = _snapshot(style)
+    error = None
+    try:
+        (run_unittest if style == "unittest" else run_script)(sources, outcome, intact)
+    except BaseException as caught:
+        error = caught
+    whole = intact()
+    free_reserve()
+    if not whole:
+        outcome.tamper("builtins or unittest were replaced")
+    elif error is not None:
+        outcome.blame(error, sources)
+    report(["done", *outcome.fields(), _peak_mb()])
+    leave(0)
+
+
+class Outcome:
+    """What the run has shown so far; `blame` turns an exception into a status."""
+
+    def __init__(self) -> None:
+        self.status = "pass"
+        self.error_type = self.message = self.last_frame = self.traceback = ""
+        self.run = self.passed = 0
+
+    def fields(self) -> list[str]:
+        words = [self.status, self.error_type, self.message, self.last_frame, self.traceback]
+        return [*words, str(self.run), str(self.passed)]
+
+    def tamper(self, message: str) -> None:
+        self.status, self.error_type, self.message, self.traceback = "tampered", "Tampered", message, message
+
+    def blame(self, error: BaseException, sources: dict[str, str]) -> None:
+        self.status = status_of(error)
+        self.error_type = _said(lambda: type(error).__name__)[:100]
+        self.message = _said(lambda: str(error))[:MESSAGE_CHARS]
+        frames = list(_frames(error, sources))
+        self.last_frame = "{}:{} in {}".format(*frames[-1]) if frames else ""
+        lines = ["Traceback (most recent call last):"]
+        lines += (_frame_text(frame, sources) for frame in frames[-MAX_FRAMES:])
+        lines.append(f"{self.error_type}: {self.message}" if self.message else self.error_type)
+        self.traceback = "\n".join(lines)[-TAIL_CHARS:]
+
+
+def status_of(error: BaseException) -> str:
+    if isinstance(error, AssertionError):
+        return "fail"
+    if isinstance(error, MemoryError):
+        return "memory_limit"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return "disk_limit"
+    return "error"
+
+
+def _said(speak) -> str:
+    # The name and the text of an exception may be the program's own code.
+    try:
+        return str(speak())
+    except BaseException:
+        return "<unprintable>"
+
+
+def _frames(error: BaseException, sources: dict[str, str]):
+    link = error.__traceback__
+    while link is not None:
+        code = link.tb_frame.f_code
+        if code.co_filename in sources:
+            yield code.co_filename, link.tb_lineno or 0, code.co_name
+        link = link.tb_next
+    if isinstance(error, SyntaxError) and error.filename in sources:
+        yield error.filename, error.lineno or 0, "<module>"
+
+
+def _frame_text(frame: tuple[str, int, str], sources: dict[str, str]) -> str:
+    label, number, name = frame
+    lines = sources[label].splitlines()
+    line = lines[number - 1].strip()[:200] if 0 < number <= len(lines) else ""
+    head = f'  File "{label}", line {number}, in {name}'
+    return f"{head}\n    {line}" if line else head
+
+
+def _snapshot(style: str):
+    """Returns a function that says whether the names that judge a program are still the real ones.
+
+    It puts the builtins back, so that what the harness does next can rely on them.
+    """
+    names = builtins.__dict__
+    # Interactive display (doctest) sets `_`.
+    before = {name: value for name, value in names.items() if name != "_"}
+    classes = _unittest_classes() if style == "unittest" else []
+    methods = [(cls, dict(vars(cls))) for cls in classes]
+
+    def intact() -> bool:
+        changed = False
+        for name in before:
+            changed = changed or name not in names or names[name] is not before[name]
+        names.update(before)
+        for cls, real in methods:
+            now = vars(cls)
+            changed = changed or any(now.get(name) is not real[name] for name in real if callable(real[name]))
+        return not changed
+
+    return intact
+
+
+def _unittest_classes() -> list[type]:
+    unittest = sys.modules["unittest"]
+    return [unittest.TestCase, unittest.TestSuite, unittest.suite.BaseTestSuite, unittest.TestResult]
+
+
+def _module(name: str) -> dict:
+    module = type(sys)(name)
+    sys.modules[name] = module
+    module.__dict__["__builtins__"] = builtins
+    return module.__dict__
+
+
+def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
+    """Runs setup, code and tests as one script; a check is an `assert`, an `assert...(...)` call or a `raise`.
+
+    Every check of setup and tests but a `raise` notes that it was run and held, so tests that are never reached
+    (a loop over nothing that the program returns) are `no_tests`, not a pass.
+    """
+    space, seen, raises = _module("__main__"), set(), 0
+    space[MARK] = seen.add
+    marked = 0
+    try:
+        for label in (SETUP, CODE, TESTS):
+            tree = compile(sources[label], label, "exec", ONLY_AST, dont_inherit=True)
+            if label != CODE:
+                marked, more = mark_checks(tree, marked)
+                raises += more
+            exec(compile(tree, label, "exec", dont_inherit=True), space)
+            if label == CODE and not intact():
+                outcome.tamper("the code replaced builtins when it was imported")
+                return
+    except AssertionError:
+        outcome.run, outcome.passed = len(seen) + 1, len(seen)
+        raise
+    outcome.run = outcome.passed = len(seen) + raises
+    if not outcome.run:
+        outcome.status = "no_tests"
+
+
+def mark_checks(tree, first: int) -> tuple[int, int]:
+    """Puts `__checked__(n)` after every check of `tree`; returns the next n and the number of `raise` statements."""
+    raises, stack = 0, [tree]
+    while stack:
+        node = stack.pop()
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            children = getattr(node, field, None)
+            if type(children) is not list:  # a lambda's body is an expression
+                continue
+            marked = []
+            for child in children:
+                marked.append(child)
+                stack.append(child)
+                raises += type(child).__name__ == "Raise"
+                if _is_check(child):
+                    marked.append(_mark(first, child))
+                    first += 1
+            setattr(node, field, marked)
+    return first, raises
+
+
+def _is_check(node) -> bool:
+    if type(node).__name__ != "Expr":
+        return type(node).__name__ == "Assert"
+    called = getattr(node.value, "func", None)
+    return (getattr(called, "id", None) or getattr(called, "attr", None) or "").startswith("assert")
+
+
+def _mark(number: int, after):
+    import _ast as nodes
+
+    place = {"lineno": after.end_lineno, "col_offset": 0, "end_lineno": after.end_lineno, "end_col_offset": 0}
+    called = nodes.Call(
+        func=nodes.Name(id=MARK, ctx=nodes.Load(), **place),
+        args=[nodes.Constant(value=number, kind=None, **place)],
+        keywords=[],
+        **place,
+    )
+    return nodes.Expr(value=called, **place)
+
+
+def run_unittest(sources: dict[str, str], outcome: Outcome, intact) -> None:
+    import unittest
+
+    space = _module("solution")
+    for label in (SETUP, CODE):
+        exec(compile(sources[label], label, "exec", dont_inherit=True), space)
+    if not intact():
+        outcome.tamper("the code replaced builtins or unittest when it was imported")
+        return
+    exec(compile(sources[TESTS], TESTS, "exec", dont_inherit=True), _module("tests"))
+    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["tests"])
+    found, result = suite.countTestCases(), _first_failure_result()
+    suite.run(result)
+    skipped = len(result.skipped)
+    outcome.run = max(result.testsRun - skipped, 0)
+    outcome.passed = max(outcome.run - result.bad, 0)
+    if result.first is not None:
+        raise result.first
+    # A skipped class counts its tests as skipped but, since Python 3.12.1, not as run.
+    if result.testsRun + skipped < found:
+        outcome.tamper(f"{found} tests were found and {result.testsRun} run")
+    elif not outcome.run:
+        outcome.status = "no_tests"
+
+
+def _first_failure_result():
+    import unittest
+
+    class Result(unittest.TestResult):
+        first, bad = None, 0
+
+        def _note(self, error) -> None:
+            self.bad += 1
+            self.first = self.first or error[1]
+
+        def addError(self, test, err) -> None:
+            self._note(err)
+
+        def addFailure(self, test, err) -> None:
+            self._note(err)
+
+        def addSubTest(self, test, subtest, err) -> None:
+            if err is not None:
+                self._note(err)
+
+        def addUnexpectedSuccess(self, test) -> None:
+            self._note((None, AssertionError(f"unexpected success of {test}")))
+
+    return Result()
+
+
+def _peak_mb() -> str:
+    # getrusage would give the parent's peak: the kernel carries it over an exec.
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM"):
+                    return str(int(line.split()[1]) / 1024)
+    except (OSError, MemoryError):
+        pass
+    return "0"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""From what a child said, and how it ended, to a verdict."""
+
+from __future__ import annotations
+
+import signal
+
+from iterpref_jax.codeflow.sandbox.child import Ended
+from iterpref_jax.codeflow.sandbox.verdict import STATUSES, Verdict
+
+# status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb
+DONE_FIELDS = 8
+
+
+def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    """Believes a stamped `done` event and nothing else: neither an exit code nor silence is a pass."""
+    names = [event[0] for event in ended.events]
+    if ended.by == "done":
+        return _said(ended, tier, gaps)
+    if ended.by == "timeout" or _cpu_spent(ended, cpu_s):
+        return _cut(ended, "timeout", "Timeout", f"stopped after {ended.seconds:.2f} s", tier, gaps)
+    if ended.by == "output":
+        return _cut(ended, "output_limit", "OutputLimit", "printed too much", tier, gaps)
+    if ended.by == "tampered":
+        return _cut(ended, "tampered", "Tampered", "a report without the token of this run", tier, gaps)
+    if "ready" not in names:
+        message = f"the harness did not start (exit code {ended.returncode}): {ended.stderr_tail.strip()}"
+        return _cut(ended, "sandbox_error", "SandboxError", message, tier, gaps)
+    return _cut(ended, "early_exit", "EarlyExit", f"the process ended early: {_exit(ended)}", tier, gaps)
+
+
+def sandbox_error(message: str, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    """Our own failure, which says nothing about the program."""
+    ended = Ended(by="exit", events=(), stderr_tail="", returncode=0, seconds=0.0, cpu_seconds=0.0)
+    return _cut(ended, "sandbox_error", "SandboxError", message, tier, gaps)
+
+
+def _said(ended: Ended, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    _, *fields = ended.events[-1]
+    if len(fields) != DONE_FIELDS or fields[0] not in STATUSES or ended.events[0] != ("ready",):
+        return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
+    status, error_type, message, last_frame, traceback, run, passed, memory = fields
+    try:
+        counts = int(run), int(passed), float(memory)
+    except ValueError:
+        return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
+    return Verdict(
+        status=status,
+        error_type=error_type,
+        message=message,
+        last_frame=last_frame,
+        traceback=traceback,
+        tests_run=counts[0],
+        tests_passed=counts[1],
+        seconds=ended.seconds,
+        memory_mb=counts[2],
+        tier=tier,
+        gaps=gaps,
+    )
+
+
+def _cut(ended: Ended, status: str, error_type: str, message: str, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    return Verdict(
+        status=status,
+        error_type=error_type,
+        message=message,
+        last_frame="",
+        traceback=f"{error_type}: {message}",
+        tests_run=0,
+        tests_passed=0,
+        seconds=ended.seconds,
+        memory_mb=0.0,
+        tier=tier,
+        gaps=gaps,
+    )
+
+
+def _cpu_spent(ended: Ended, cpu_s: int) -> bool:
+    # The hard limit kills with SIGKILL, which by itself could be the out-of-memory killer.
+    killed = ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+    return ended.by == "exit" and killed and ended.cpu_seconds > cpu_s * 0.9
+
+
+def _exit(ended: Ended) -> str:
+    if ended.returncode < 0:
+        return signal.Signals(-ended.returncode).name
+    return f"exit code {ended.returncode}"

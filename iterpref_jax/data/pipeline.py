@@ -1,0 +1,71 @@
+"""The Grain pipeline: one element is one whole step, read by random access and laid out as the plan says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from iterpref_jax.data.batch import RowBatch, empty_batch
+from iterpref_jax.data.layout import RowSettings, Weighting, lay_out, place
+from iterpref_jax.data.packing import Plan
+from iterpref_jax.data.schema import Example
+from iterpref_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """Threads that read and lay out steps ahead of the trainer; `workers` > 0 uses processes instead."""
+
+    threads: int
+    prefetch: int
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSource:
+    """A random-access source of steps: `source[step]` is a numpy `RowBatch` [microbatch, row of this host, ...].
+
+    Rows are split over hosts by position, so that the union over hosts is the same batch on any number of hosts.
+    """
+
+    split: Sequence[Example]
+    plan: Plan
+    rows: RowSettings
+    weighting: Weighting
+    reference: Sequence[np.ndarray] | None
+    host: int
+    hosts: int
+
+    def __post_init__(self):
+        if self.rows.rows_per_microbatch % self.hosts:
+            raise UserError(
+                f"rows.rows_per_microbatch is {self.rows.rows_per_microbatch}: it must be a multiple of the {self.hosts} hosts"
+            )
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __getitem__(self, step: int) -> RowBatch:
+        caps, local = self.plan.caps, self.rows.rows_per_microbatch // self.hosts
+        batch = empty_batch((self.plan.microbatches, local), caps.tokens, caps.targets, caps.pairs)
+        for number, records in enumerate(self.plan.rows(step)):
+            microbatch, row = divmod(number, self.rows.rows_per_microbatch)
+            if row // local == self.host:
+                trees = [lay_out(self.split[record], record, self.rows, self.weighting) for record in records]
+                ref_logps = [None if self.reference is None else self.reference[record] for record in records]
+                place(batch, (microbatch, row % local), trees, ref_logps)
+        return batch
+
+
+def iterate(source: StepSource, settings: PipelineSettings, *, start: int = 0) -> Iterator[RowBatch]:
+    """Yields the steps from `start` on, prefetched in the background."""
+    steps = grain.MapDataset.source(source)[start:]
+    if settings.workers:
+        serial = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=settings.prefetch)
+        return iter(serial.mp_prefetch(options))
+    options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
+    return iter(steps.to_iter_dataset(options))

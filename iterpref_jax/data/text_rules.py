@@ -1,0 +1,218 @@
+"""From text settings and a tokenizer to explicit rules: template, fence, end of sequence, guard.
+
+What a tokenizer does by itself is found out once, by probing, and stored beside the records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_type_hints
+
+import jinja2
+import tokenizers
+
+from iterpref_jax.data import token_bytes
+from iterpref_jax.errors import UserError, did_you_mean
+
+GUARD = "\n"
+ANSWER_PROBE = "answer9b1f"
+START_PROBES = ("x", " x", "  x", "\tx")
+# All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
+TABLE_PROBE = "x = 'é'\r\n\tif  x:\n\n        return \"😀 漢字\"  # õ ß\n" + "".join(map(chr, range(32, 127)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How pairs become text: `tokenizer` is a folder or a hub name; `system` may be empty (no system message).
+
+    `raw_separator` stands between prompt and completion when `template` is "raw".
+    """
+
+    tokenizer: str
+    template: Literal["chat", "raw"]
+    system: str
+    fence: Literal["python", "none"]
+    eos: Literal["append", "none"]
+    raw_separator: str
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(TextSettings).items():
+            value, known = getattr(self, name), get_args(kind)
+            if known and value not in known:
+                raise UserError(
+                    f"text.{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(value, known)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextRules:
+    """The same with everything that was derived from the tokenizer.
+
+    `guard` is text in front of a completion whose tokens, `guard_ids`, are dropped: it keeps away the space that
+    SentencePiece-like tokenizers put in front. `unicode_form` is "" or what the tokenizer normalises to.
+    """
+
+    template: str
+    chat_template: str
+    system: str
+    raw_separator: str
+    fence_open: str
+    fence_close: str
+    eos_ids: tuple[int, ...]
+    unicode_form: str
+    guard: str
+    guard_ids: tuple[int, ...]
+    tokenizer_fingerprint: str
+
+
+def load_tokenizer(path: str):
+    """Returns the fast transformers tokenizer of a folder or hub name, local files first.
+
+    Raises UserError if there is none, or only a slow one.
+    """
+    import transformers
+
+    try:
+        tokenizer = _from_pretrained(transformers.AutoTokenizer, str(path))
+    except (OSError, ValueError) as error:
+        wanted = "wanted a folder with tokenizer.json and tokenizer_config.json, or a hub name"
+        raise UserError(f"no tokenizer at {str(path)!r}: {wanted} ({error})") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer at {str(path)!r} ({type(tokenizer).__name__}) has no fast version: convert it to a "
+            "tokenizer.json once (transformers.convert_slow_tokenizer) and name that folder"
+        )
+    return tokenizer
+
+
+def _from_pretrained(auto, path: str):
+    try:
+        return auto.from_pretrained(path, local_files_only=True)
+    except OSError:
+        return auto.from_pretrained(path)
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """Returns a sha256 of vocabulary, rules, special ids and chat template; padding and truncation do not count."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+    parts = (backend, sorted(tokenizer.all_special_ids), tokenizer.eos_token_id, tokenizer.chat_template)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def make_rules(settings: TextSettings, tokenizer) -> TextRules:
+    """Returns the rules of `settings` for a fast transformers `tokenizer`. Raises UserError where there are none."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    guard, guard_ids = _probe_guard(tokenizer, spec, settings.tokenizer)
+    fence = settings.fence == "python"
+    return TextRules(
+        template=settings.template,
+        chat_template=_chat_template(tokenizer, settings) if settings.template == "chat" else "",
+        system=settings.system,
+        raw_separator=settings.raw_separator,
+        fence_open="```python\n" if fence else "",
+        fence_close="```" if fence else "",
+        eos_ids=_eos_ids(settings, tokenizer, guard, len(guard_ids)),
+        unicode_form=token_bytes.unicode_form(spec),
+        guard=guard,
+        guard_ids=guard_ids,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+    )
+
+
+def rules_from_json(stored: dict[str, Any]) -> TextRules:
+    """Returns the rules whose `dataclasses.asdict` went through JSON."""
+    return TextRules(**stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")})
+
+
+def check_tokenizer(tokenizer, rules: TextRules, where: str) -> None:
+    """Raises UserError if `tokenizer` is not the one that the rules, and so the records, were made with."""
+    if tokenizer_fingerprint(tokenizer) != rules.tokenizer_fingerprint:
+        raise UserError(
+            f"{where}: not the tokenizer that made the records (another vocabulary, special tokens or chat template): "
+            "use the copy in the dataset's folder `tokenizer`, or build the dataset anew with this one"
+        )
+
+
+def render(tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    """Returns the chat template's text. Raises UserError if the template refuses the messages."""
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except jinja2.TemplateError as error:
+        roles = [message["role"] for message in messages]
+        raise UserError(f"the chat template refuses messages of the roles {roles}: {error}") from error
+
+
+def _probe_guard(tokenizer, spec: dict[str, Any], name: str) -> tuple[str, tuple[int, ...]]:
+    table = token_bytes.token_bytes(tokenizer.backend_tokenizer, spec)
+    plain = token_bytes.plain_backend(spec, table)
+    for guard in ("", GUARD):
+        ids = plain.encode(guard, add_special_tokens=False).ids if guard else []
+        if all(_starts_clean(plain, table, guard, ids, probe) for probe in START_PROBES):
+            _check_table(plain, table, guard, len(ids), name)
+            return guard, tuple(ids)
+    raise UserError(
+        f"the tokenizer at {name!r} changes the start of a text (tried {START_PROBES}): completions could not be "
+        "separated from prompts; use a byte-level or SentencePiece-like tokenizer"
+    )
+
+
+def _starts_clean(
+    plain: tokenizers.Tokenizer, table: list[bytes], guard: str, guard_ids: list[int], probe: str
+) -> bool:
+    ids = plain.encode(guard + probe, add_special_tokens=False).ids
+    own = ids[len(guard_ids) :]
+    return ids[: len(guard_ids)] == guard_ids and b"".join(table[i] for i in own) == probe.encode()
+
+
+def _check_table(plain: tokenizers.Tokenizer, table: list[bytes], guard: str, skipped: int, name: str) -> None:
+    ids = plain.encode(guard + TABLE_PROBE, add_special_tokens=False).ids
+    decoded = plain.decode(ids, skip_special_tokens=False).removeprefix(guard)
+    joined = b"".join(table[i] for i in ids[skipped:]).decode(errors="replace")
+    if decoded != joined:
+        raise UserError(
+            f"the tokenizer at {name!r} decodes by rules that are not known here: {decoded!r} != {joined!r}"
+        )
+
+
+def _chat_template(tokenizer, settings: TextSettings) -> str:
+    if not tokenizer.chat_template:
+        raise UserError(
+            f'text.template = "chat", but the tokenizer at {settings.tokenizer!r} has no chat template: set "raw", or '
+            "take the instruct model's tokenizer"
+        )
+    system = [{"role": "system", "content": settings.system}] if settings.system else []
+    render(tokenizer, [*system, {"role": "user", "content": "question"}], add_generation_prompt=True)
+    return tokenizer.get_chat_template()
+
+
+def _eos_ids(settings: TextSettings, tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
+    if settings.eos == "none":
+        return ()
+    if settings.template == "chat":
+        ids = _end_of_turn(tokenizer, guard, skipped)
+        if ids:
+            return ids
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f'text.eos = "append", but the tokenizer at {settings.tokenizer!r} has no end-of-sequence token: name one '
+            'in its tokenizer_config.json (eos_token), or set text.eos = "none"'
+        )
+    return (tokenizer.eos_token_id,)
+
+
+def _end_of_turn(tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
+    """Returns what the template writes after an answer, up to its first special token; empty if there is none."""
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER_PROBE}]
+    _, found, tail = render(tokenizer, turns, add_generation_prompt=False).rpartition(ANSWER_PROBE)
+    if not found:
+        raise UserError("the chat template does not write the assistant's answer as it is: its end cannot be found")
+    backend = tokenizer.backend_tokenizer
+    ids = backend.encode(guard + tail, add_special_tokens=False).ids[skipped:]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    end = next((place for place, i in enumerate(ids) if i in special), None)
+    return () if end is None else tuple(ids[: end + 1])

@@ -1,0 +1,188 @@
+"""Text to token ids and focus: templates, fences, end of sequence, and which tokens the focus spans weight.
+
+The prompt is encoded as at inference; the completion starts at a token boundary and is encoded by itself, so ids and
+focus come from one encoding. Every completion's tokens are joined and compared with its text, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from iterpref_jax.codeflow import focus as focus_lib
+from iterpref_jax.codeflow import records
+from iterpref_jax.data import schema, text_rules, token_bytes
+from iterpref_jax.errors import UserError
+
+Prompt = str | tuple[records.Message, ...]
+
+
+class _Side(NamedTuple):
+    """One completion on its way to tokens; `shift` characters of the fence stand in front of the spans' text."""
+
+    where: str
+    text: str
+    shift: int
+    spans: tuple[focus_lib.Span, ...]
+
+
+class Encoder:
+    """Pairs to examples by `rules`; takes over `tokenizer` (a fast transformers one); picklable."""
+
+    def __init__(self, tokenizer, rules: text_rules.TextRules):
+        self.tokenizer, self.rules = tokenizer, rules
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        spec = json.loads(self._backend.to_str())
+        self._bytes = token_bytes.token_bytes(self._backend, spec)
+        self._lengths = np.array([len(token) for token in self._bytes], np.int64)
+        self._plain = token_bytes.plain_backend(spec, self._bytes)
+        self._normalizer = getattr(tokenizers.normalizers, rules.unicode_form)() if rules.unicode_form else None
+
+    def __reduce__(self):
+        return Encoder, (self.tokenizer, self.rules)
+
+    def normalize(self, text: str) -> str:
+        """Returns `text` in the tokenizer's Unicode form; spans must be found in this text."""
+        if self._normalizer is None or text.isascii():
+            return text
+        return self._normalizer.normalize_str(text)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """Returns the text of one prompt, up to where the completion starts. Raises UserError if it has none."""
+        rules = self.rules
+        if rules.template == "chat":
+            messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+            if rules.system and messages[0]["role"] != "system":
+                messages = ({"role": "system", "content": rules.system}, *messages)
+            return text_rules.render(self.tokenizer, messages, add_generation_prompt=True)
+        if not isinstance(prompt, str):
+            raise UserError('a prompt of messages needs text.template = "chat", it is "raw"')
+        return prompt + rules.raw_separator
+
+    def prompt_ids(self, prompts: Iterable[Prompt]) -> list[np.ndarray]:
+        """Returns the int32 ids of each prompt as the model sees it at inference."""
+        return self._encode_prompts([self.prompt_text(prompt) for prompt in prompts])
+
+    def completion_text(self, text: str, form: records.Form) -> str:
+        """Returns what the model writes for a program (form "code") or an answer ("text")."""
+        if form != "code" or not self.rules.fence_open:
+            return text
+        newline = "" if text.endswith("\n") else "\n"
+        return f"{self.rules.fence_open}{text}{newline}{self.rules.fence_close}"
+
+    def encode_pairs(self, pairs: Sequence[records.Pair], focuses: Sequence[focus_lib.Focus]) -> list[schema.Example]:
+        """Returns the examples of normalised pairs and their focus, in order.
+
+        Raises UserError that names the pair if its tokens do not give its text back.
+        """
+        both = list(zip(pairs, focuses, strict=True))
+        chosen = self._encode_sides([self._side("chosen", pair, pair.chosen, focus.chosen) for pair, focus in both])
+        rejected = self._encode_sides(
+            [self._side("rejected", pair, pair.rejected, focus.rejected) for pair, focus in both]
+        )
+        prompts = self._prompts_of(pairs)
+        return [
+            schema.Example(pair.pair_id, pair.task, prompt, c[0], r[0], c[1], r[1])
+            for pair, prompt, c, r in zip(pairs, prompts, chosen, rejected, strict=True)
+        ]
+
+    def _side(self, name: str, pair: records.Pair, text: str, spans: tuple[focus_lib.Span, ...]) -> _Side:
+        whole = self.completion_text(text, pair.form)
+        shift = len(self.rules.fence_open) if pair.form == "code" else 0
+        return _Side(f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans)
+
+    def _prompts_of(self, pairs: Sequence[records.Pair]) -> list[np.ndarray]:
+        # One task gives many pairs: its prompt is rendered and encoded once.
+        keys = [pair.prompt if isinstance(pair.prompt, str) else json.dumps(pair.prompt) for pair in pairs]
+        distinct = dict(zip(keys, pairs, strict=True))
+        ids = self._encode_prompts([self._prompt_text_of(pair) for pair in distinct.values()])
+        found = dict(zip(distinct, ids, strict=True))
+        return [found[key] for key in keys]
+
+    def _prompt_text_of(self, pair: records.Pair) -> str:
+        try:
+            return _checked_unicode(self.prompt_text(pair.prompt), pair.pair_id)
+        except UserError as error:
+            raise UserError(f"pair {pair.pair_id!r}, prompt: {error}") from error
+
+    def _encode_prompts(self, texts: list[str]) -> list[np.ndarray]:
+        # A chat template writes the special tokens itself; a raw prompt gets those that the tokenizer puts in front.
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=self.rules.template == "raw")
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def _encode_sides(self, sides: list[_Side]) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Pairs of one task share their chosen program.
+        distinct = list(dict.fromkeys(side.text for side in sides))
+        guarded = [self.rules.guard + text for text in distinct]
+        encodings = self._plain.encode_batch_fast(guarded, add_special_tokens=False)
+        ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
+        return [self._with_focus(side, ids[side.text]) for side in sides]
+
+    def _with_focus(self, side: _Side, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids with the end of sequence (int32), and the 0/1 focus of each (uint8)."""
+        rules, guard = self.rules, len(self.rules.guard_ids)
+        got = b"".join([self._bytes[i] for i in ids[guard:]])
+        if got != side.text.encode() or tuple(ids[:guard]) != rules.guard_ids:
+            raise UserError(f"{side.where}: {_difference(side.text, got)}")
+        own = np.array([*ids[guard:], *rules.eos_ids], np.int32)
+        focus = np.zeros(len(own), np.uint8)
+        for first, last in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+            if last > len(own):
+                raise UserError(
+                    f"{side.where}: the focus is an anchor at the end of the text and no token follows it: set "
+                    'text.eos = "append", or focus.empty to "drop" or "keep"'
+                )
+            focus[first:last] = 1
+        return own, focus
+
+
+def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int]]:
+    """Yields the tokens [first, last) of each span; `ends` are the tokens' last bytes in the text, plus 1."""
+    if not side.spans:
+        return
+    places = np.array(side.spans, np.int64) + side.shift
+    if places.min() < 0 or places.max() > len(side.text):
+        raise ValueError(f"{side.where}: focus spans {side.spans} lie outside a text of {len(side.text)} characters")
+    if not side.text.isascii():
+        places = _byte_places(side.text)[places]
+    starts = np.concatenate([[0], ends[:-1]])
+    firsts = np.searchsorted(ends, places[:, 0], side="right")
+    lasts = np.searchsorted(starts[: len(ends)], places[:, 1], side="left")
+    for first, last, (start, end) in zip(firsts, lasts, places, strict=True):
+        # An anchor marks the first token that ends after it; past the last one that is the end of sequence.
+        yield int(first), int(first) + 1 if start == end else int(last)
+
+
+def _byte_places(text: str) -> np.ndarray:
+    """Returns the UTF-8 byte at which each character of `text` starts, and the total; shape (len(text) + 1,)."""
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _checked_unicode(text: str, pair_id: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"half a surrogate pair ({text[error.start]!r}) at character {error.start}"
+        raise UserError(f"pair {pair_id!r}: {found} is not Unicode text; mend or leave out this pair") from error
+    return text
+
+
+def _difference(text: str, got: bytes) -> str:
+    found = got.decode(errors="replace")
+    pairs = zip(text, found, strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(found)))
+    wanted, came = text[place : place + 20], found[place : place + 20]
+    return (
+        f"the tokenizer does not give the text back: at character {place} wanted {wanted!r}, got {came!r}; leave this "
+        "pair out, or use a tokenizer that keeps every byte"
+    )

@@ -1,0 +1,74 @@
+"""Where dims meet mesh axes: the only table that names both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from iterpref_jax.errors import UserError
+
+# dim -> the mesh axes that shard it. A dim that is not listed here is a defect of ours, not a replicated one.
+SHARDING_RULES: dict[str, tuple[str, ...]] = {
+    "row": ("data", "fsdp"),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    # An activation's embed dim: its rows already use fsdp.
+    "activation_embed": (),
+    "layer": (),
+    "head_dim": (),
+    "token": (),
+    "microbatch": (),
+    "target": (),
+    "pair": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A mesh and the rules: turns the dims of an array into its sharding."""
+
+    mesh: jax.sharding.Mesh
+
+    def sharding(self, dims: Sequence[str], shape: Sequence[int]) -> NamedSharding:
+        """Returns the sharding of an array whose dims have these names.
+
+        A dim whose size its axes do not divide (two key/value heads over four devices) is replicated: exact, only
+        less sharded. Rows are the exception, because replicated rows would be counted once per device.
+        """
+        if len(dims) != len(shape):
+            raise ValueError(f"dims {tuple(dims)} do not describe an array of shape {tuple(shape)}")
+        return NamedSharding(self.mesh, PartitionSpec(*map(self._axes, dims, shape)))
+
+    def constrain(self, array: jax.Array, dims: Sequence[str]) -> jax.Array:
+        """Pins the sharding of an intermediate array inside a jitted function."""
+        return jax.lax.with_sharding_constraint(array, self.sharding(dims, array.shape))
+
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def row_shards(self) -> int:
+        """The number of parts that rows are split into: rows a microbatch must be a multiple of it."""
+        return self._size(SHARDING_RULES["row"])
+
+    def _axes(self, dim: str, size: int) -> tuple[str, ...] | None:
+        axes = SHARDING_RULES[dim]
+        if size % self._size(axes) == 0:
+            return axes or None
+        if dim == "row":
+            raise UserError(
+                f"rows.rows_per_microbatch is {size}, but the mesh splits rows {self._size(axes)} ways "
+                f"({' x '.join(axes)}); make it a multiple of {self._size(axes)}"
+            )
+        return None
+
+    def _size(self, axes: Sequence[str]) -> int:
+        size = 1
+        for axis in axes:
+            size *= self.mesh.shape[axis]
+        return size

