@@ -21,7 +21,6 @@ from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records, rows
 from iterpref_jax.errors import UserError
 
-
 _BOILERPLATE_ROWS = 3
 _CONTENT_WORDS = 3
 # A list of our own, not `keyword` and `builtins`: the same data must give the same pairs on every Python.

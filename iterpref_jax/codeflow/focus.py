@@ -84,7 +84,7 @@ def find_focus(chosen: str, rejected: str, settings: FocusSettings, key: str, *,
     spans = _merged(piece for span, _ in edits for piece in _clipped(span, inside_rejected))
     if not spans and settings.empty == "anchor":
         ends = [span[1] for span, other in edits if _clipped(other, inside_chosen)]
-        spans = tuple((p, p) for p in dict.fromkeys(ends) if any(start <= p <= end for start, end in inside_rejected))
+        spans = tuple((p, p) for p in ends if any(start <= p <= end for start, end in inside_rejected))
     return Focus(chosen=_merged(piece for _, span in edits for piece in _clipped(span, inside_chosen)), rejected=spans)
 
 

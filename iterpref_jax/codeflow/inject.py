@@ -53,8 +53,9 @@ class InjectReport:
     """What happened; filled while `inject` is iterated.
 
     `skipped` gives the reason by task. `tried` single mutants were run, by mutation: `killed` failed, `survived`
-    passed (equivalent, or the tests do not look there), the rest gave no verdict. `endings` counts the statuses of
-    failing versions, `middle_passed` the versions of stacked bugs that passed and were left out.
+    passed (equivalent, or the tests do not look there). `unjudged` counts the statuses of versions that gave no verdict
+    on the program, `endings` those of failing versions, `middle_passed` the versions of stacked bugs that passed. Only
+    failing versions and final ones are kept.
     """
 
     tasks: int = 0
@@ -62,6 +63,7 @@ class InjectReport:
     tried: Counter[str] = dataclasses.field(default_factory=Counter)
     killed: Counter[str] = dataclasses.field(default_factory=Counter)
     survived: Counter[str] = dataclasses.field(default_factory=Counter)
+    unjudged: Counter[str] = dataclasses.field(default_factory=Counter)
     endings: Counter[str] = dataclasses.field(default_factory=Counter)
     trajectories: int = 0
     versions: int = 0
@@ -149,10 +151,13 @@ class _Plan:
             versions = []
             for code in _codes(self, stack):
                 verdict = self.verdicts[code]
-                report.middle_passed += verdict.passed
                 if verdict.failed:
                     report.endings[verdict.status] += 1
                     versions.append(_version(code, verdict))
+                elif verdict.passed:
+                    report.middle_passed += 1
+                else:
+                    report.unjudged[verdict.status] += 1
             if versions:
                 report.trajectories += 1
                 report.versions += len(versions) + 1
@@ -242,6 +247,8 @@ def _find_bugs(plans: Sequence[_Plan], sandbox: Sandbox, report: InjectReport) -
             report.survived[bug.mutation] += verdict.passed
             if verdict.failed:
                 plan.bugs.append(bug)
+            elif not verdict.passed:
+                report.unjudged[verdict.status] += 1
     for plan in _live(plans):
         if not plan.bugs:
             plan.skipped = "no mutant fails its tests"

@@ -107,7 +107,7 @@ def find_edits(code: str) -> dict[str, list[Edit]]:
     """Returns every edit of every mutation, in the order of the text; raises SyntaxError."""
     source = Source(code)
     found: dict[str, set[Edit]] = {name: set() for name in MUTATIONS}
-    for node, names in _nodes(source.tree, ()):
+    for node, names in itertools.chain([(source.tree, ())], _nodes(source.tree, ())):
         for mutation, propose in MUTATIONS.items():
             for start, end, text in propose(node, source, names):
                 if code[start:end] != text:
@@ -320,7 +320,9 @@ def _dropped_statement(node: ast.AST, source: Source, names: Names) -> Iterator[
 def _dropped(node: ast.AST, source: Source, kinds: tuple[type[ast.AST], ...]) -> Iterator[Change]:
     for field in BLOCKS:
         block = getattr(node, field, None)
-        for statement in block if isinstance(block, list) else ():
+        if not isinstance(block, list):  # a lambda's body is an expression
+            continue
+        for statement in block:
             lines = source.own_lines(statement, statement)
             short = statement.end_lineno - statement.lineno < MAX_LINES
             if not isinstance(statement, kinds) or _is_text(statement) or not lines or not short:

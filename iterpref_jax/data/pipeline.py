@@ -60,12 +60,12 @@ class StepSource:
         return batch
 
 
-def iterate(source: StepSource, settings: PipelineSettings, *, start: int = 0) -> Iterator[RowBatch]:
-    """Yields the steps from `start` on, prefetched in the background."""
-    steps = grain.MapDataset.source(source)[start:]
+def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]) -> Iterator[RowBatch]:
+    """Yields the batches of these steps (`range(start, stop)`, say) in order, prefetched in the background."""
+    batches = grain.MapDataset.source(steps).map(source.__getitem__)
     if settings.workers:
-        serial = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        serial = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=settings.prefetch)
         return iter(serial.mp_prefetch(options))
     options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
-    return iter(steps.to_iter_dataset(options))
+    return iter(batches.to_iter_dataset(options))

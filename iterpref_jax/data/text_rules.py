@@ -97,9 +97,13 @@ def _from_pretrained(auto, path: str):
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """Returns a sha256 of vocabulary, rules, special ids and chat template; padding and truncation do not count."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-    parts = (backend, sorted(tokenizer.all_special_ids), tokenizer.eos_token_id, tokenizer.chat_template)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation or backend.padding:
+        backend = tokenizers.Tokenizer.from_str(backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+    parts = (backend.to_str(), sorted(tokenizer.all_special_ids), tokenizer.eos_token_id, tokenizer.chat_template)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def make_rules(settings: TextSettings, tokenizer) -> TextRules:

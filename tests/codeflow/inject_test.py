@@ -37,7 +37,7 @@ CLAMP_TASK = Task(
     source="test",
     instruction="Clamp values.",
     code=CLAMP,
-    test_code="assert clamp([1, 5, 9], 2, 6) == [2, 5, 6]\nassert clamp([], 0, 1) == []\nassert clamp([2], 2, 2) == [2]\n",
+    test_code="assert clamp([1, 5, 9], 2, 6) == [2, 5, 6]\nassert clamp([], 0, 1) == []\n",
     setup_code="",
 )
 
@@ -61,7 +61,7 @@ def mutants(mutation: str, code: str) -> set[str]:
     ("mutation", "code", "expected"),
     [
         ("operator", "x = (a) + b", {"x = (a) - b"}),
-        ("operator", "x //= 2", {"x %= 2"}),
+        ("operator", "x //= 2", {"x /= 2"}),
         ("operator", "x = a ** -b", {"x = a * -b"}),
         ("comparison", "x = a <= b", {"x = a < b", "x = a >= b"}),
         ("comparison", "x = a  not   in b", {"x = a  in b"}),
@@ -75,7 +75,11 @@ def mutants(mutation: str, code: str) -> set[str]:
         ("wrong_string", "x = r'a\\d' '''b'''", set()),
         ("wrong_name", "def f(a, b):\n    return a\n", {"def f(a, b):\n    return b\n"}),
         ("wrong_name", "def f(a, b):\n    return len\n", set()),
-        ("misspelt_name", "def f(abc):\n    return abc\n", {f"def f(abc):\n    return {x}\n" for x in ("ab", "abcs", "acb")}),
+        (
+            "misspelt_name",
+            "def f(abc):\n    return abc\n",
+            {f"def f(abc):\n    return {x}\n" for x in ("ab", "abcs", "acb")},
+        ),
         ("wrong_call", "x.append(max(y))", {"x.extend(max(y))", "x.append(min(y))"}),
         ("swapped_arguments", "f(a, b + 1, *c)", {"f(b + 1, a, *c)"}),
         ("swapped_operands", "x = a - b", {"x = b - a"}),
@@ -122,10 +126,11 @@ def test_an_edit_leaves_the_rest_of_the_text_alone(newline):
             assert 1 <= len(set(mutant.split(newline)) ^ set(code.split(newline))) + (edit.mutation[:3] == "dup") <= 8
 
 
-def test_nearly_every_edit_is_still_python():
+def test_every_edit_is_still_python():
     edits = [edit for group in find_edits(CLAMP).values() for edit in group]
-    parsed = [ast.parse(apply_edits(CLAMP, [edit])) for edit in edits]
-    assert len(parsed) > 30
+    assert len(edits) > 30
+    for edit in edits:
+        ast.parse(apply_edits(CLAMP, [edit]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.text("xyz", max_size=3)), max_size=5))
@@ -202,19 +207,67 @@ def test_the_bugs_drawn_do_not_depend_on_the_processs_hash_seed():
     assert len(said) == 1
 
 
-def broken(task_id: str, code: str, test_code: str) -> Task:
+def task(task_id: str, code: str, test_code: str) -> Task:
     return Task(task_id=task_id, source="", instruction="", code=code, test_code=test_code, setup_code="")
 
 
-def test_tasks_that_cannot_be_used_are_skipped_with_the_reason(sandbox):
-    tasks = [
-        broken("wrong", "def f():\n    return 1\n", "assert f() == 2\n"),
-        broken("untested", "def f():\n    return 1\n", "f()\n"),
-        broken("vacuous", "def f():\n    return 1\n", "assert True\nf()\n"),
-        broken("loose", "def f():\n    return 1\n", "assert f() is not None\n"),
-        broken("flaky", "def f():\n    return list({'a', 'b', 'c', 'd', 'e'})\n", "assert f()[0] == f()[0] == FIRST\n"),
-    ]
-    tasks[-1] = broken("flaky", tasks[-1].code, "assert hash('a') % 64 == 0 or f()\nassert hash('a') % 2 == 0\n")
+@pytest.mark.parametrize(
+    ("code", "test_code", "reason"),
+    [
+        ("def f():\n    return 1\n", "assert f() == 2\n", "fail: AssertionError"),
+        ("def f():\n    return 1\n", "f()\n", "no_tests"),
+        ("def f():\n    return 1\n", "f()\nassert True\n", "vacuous"),
+        ("def f():\n    return 1\n", "assert f() is not None\n", "no mutant fails"),
+        ("def f(:\n", "assert f()\n", "error: SyntaxError"),
+        ("def f():\n    return 1\n", "import os\nassert os.environ['PYTHONHASHSEED'] != '2'\nassert f()\n", "fail"),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_skipped_with_the_reason(sandbox, code, test_code, reason):
     report, seen = InjectReport(), []
-    assert len(list(inject(tasks, SETTINGS, sandbox, report=report, on_task=lambda t, n: seen.append((t.task_id, n)))))
-    assert report.tasks == 5
+    bad, good = task("bad", code, test_code), CLAMP_TASK
+    made = list(inject([bad, good], SETTINGS, sandbox, report=report, on_task=lambda t, n: seen.append((t.task_id, n))))
+    assert list(report.skipped) == ["bad"]
+    assert reason in report.skipped["bad"]
+    assert seen == [("bad", 0), ("clamp", len(made))]
+    assert (report.tasks, report.trajectories) == (2, len(made))
+
+
+def test_versions_without_a_verdict_are_counted_and_left_out(sandbox):
+    # `a[1:1]` is empty, so the loop of the tests checks nothing, which is neither right nor wrong.
+    code = "def f():\n    a = [1, 2]\n    return a[1:2]\n"
+    report = InjectReport()
+    settings = InjectSettings(histories_per_task=50, max_bugs=2, seed=0)
+    tests = "for a in f():\n    assert a in (1, 2)\n"
+    made = list(inject([task("t", code, tests)], settings, sandbox, report=report))
+    assert report.unjudged["no_tests"] > 0
+    assert {version.error_type for history in made for version in history.versions} & {"no_tests", ""} == set()
+
+
+def test_mutants_that_pass_are_counted_and_left_out(sandbox):
+    code = "def f(a):\n    b = a\n    return a\n"
+    report = InjectReport()
+    settings = InjectSettings(histories_per_task=50, max_bugs=1, seed=0)
+    made = list(inject([task("t", code, "assert f(3) == 3\n")], settings, sandbox, report=report))
+    # `b` is unused, so its line may go; reading it before it exists may not.
+    assert {history.versions[0].code.splitlines()[1] for history in made} == {"    b = a", "    b = b"}
+    assert report.survived["dropped_statement"] == 1
+    assert report.survived.total() + report.killed.total() == report.tried.total()
+    assert report.killed.total() == len(made) == report.endings.total()
+    assert report.versions == 2 * len(made)
+
+
+def test_a_stacked_version_that_happens_to_pass_is_left_out(sandbox):
+    # Two bugs that cancel: a + 1 - 1.
+    code = "def f(a):\n    a = a + 1\n    return a - 1\n"
+    report = InjectReport()
+    settings = InjectSettings(histories_per_task=60, max_bugs=2, seed=0)
+    made = list(inject([task("t", code, "assert f(3) == 3\nassert f(0) == 0\n")], settings, sandbox, report=report))
+    assert report.middle_passed > 0
+    assert all(not version.passed for history in made for version in history.versions[:-1])
+
+
+@pytest.mark.parametrize("name", ["histories_per_task", "max_bugs"])
+def test_settings_below_one_are_refused(sandbox, name):
+    values = {"histories_per_task": 1, "max_bugs": 1, "seed": 0, name: 0}
+    with pytest.raises(UserError, match=f"inject.{name}"):
+        list(inject([CLAMP_TASK], InjectSettings(**values), sandbox))

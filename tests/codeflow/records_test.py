@@ -84,6 +84,7 @@ pairs = st.builds(
 
 
 @hypothesis.given(pairs)
+@hypothesis.settings(deadline=None)
 def test_a_written_pair_is_read_back_exactly(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl.gz"
     records.write_pairs(path, [written])
@@ -112,7 +113,10 @@ def test_the_task_of_a_trajectory_is_its_meta_task_if_given():
 def test_equal_records_give_equal_bytes(tmp_path):
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         records.write_pairs(tmp_path / name, [pair()])
-    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    data = (tmp_path / "a.jsonl.gz").read_bytes()
+    assert data == (tmp_path / "b.jsonl.gz").read_bytes()
+    # Both files were written within one second: RFC 1952 keeps the time in bytes 4 to 7.
+    assert data[4:8] == bytes(4)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -261,6 +265,11 @@ def test_other_columns_go_to_meta(tmp_path):
     assert only.meta == {"seed": 1, "prompt_id": "x", "score_chosen": 9.5, "chosen_score": 1}
 
 
+def test_columns_that_only_begin_like_a_field_are_no_misspelling(tmp_path):
+    row = {"prompt_id": 7, "chosen": "Add: a + b", "rejected": "Add: a - b"}
+    assert read_one(write_lines(tmp_path / "p.jsonl", row)).meta == {"prompt_id": 7}
+
+
 def test_parquet_values_that_json_lacks_become_text_in_meta(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -333,27 +342,30 @@ def test_the_kind_of_a_file_is_known_by_its_first_row(tmp_path):
         records.file_kind(tmp_path / "x.jsonl")
 
 
+@pytest.fixture(scope="module")
+def trl():
+    return pytest.importorskip("trl.data_utils", reason="TRL is the reference here; it comes with the dev extra")
+
+
 alike = st.text(alphabet="ab ", max_size=8)
 
 
-@hypothesis.given(alike, alike)
-def test_an_implicit_prompt_of_strings_is_that_of_trl(chosen, rejected):
-    data_utils = pytest.importorskip("trl.data_utils", reason="TRL is the reference here; it comes with the dev extra")
+@hypothesis.given(chosen=alike, rejected=alike)
+def test_an_implicit_prompt_of_strings_is_that_of_trl(trl, chosen, rejected):
     # TRL raises on empty strings and wraps round where the two differ at once: see preferences.py.
     hypothesis.assume(chosen and rejected and chosen[0] == rejected[0])
-    theirs = data_utils.extract_prompt({"chosen": chosen, "rejected": rejected})
+    theirs = trl.extract_prompt({"chosen": chosen, "rejected": rejected})
     length = preferences.shared_length(chosen, rejected)
     assert (chosen[:length], chosen[length:], rejected[length:]) == tuple(theirs.values())
 
 
-@hypothesis.given(st.lists(st.sampled_from("xyz"), max_size=3), st.permutations("ab"))
-def test_an_implicit_prompt_of_conversations_is_that_of_trl(turns, answers):
-    data_utils = pytest.importorskip("trl.data_utils", reason="TRL is the reference here; it comes with the dev extra")
+@hypothesis.given(turns=st.lists(st.sampled_from("xyz"), max_size=3), answers=st.permutations("ab"))
+def test_an_implicit_prompt_of_conversations_is_that_of_trl(trl, turns, answers):
     shared = [USER, *({"role": "user", "content": turn} for turn in turns)]
     row = {
         f: [*shared, {"role": "assistant", "content": a}] for f, a in zip(("chosen", "rejected"), answers, strict=True)
     }
-    theirs = data_utils.maybe_extract_prompt(row)
+    theirs = trl.maybe_extract_prompt(row)
     prompt, *ours = preferences.split_preference(row, "here")
     assert list(prompt) == theirs["prompt"]
     assert ours == [theirs["chosen"][0]["content"], theirs["rejected"][0]["content"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import time
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, Verdict, open_sandbox
+from iterpref_jax.codeflow import records
+from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, open_sandbox
 from iterpref_jax.codeflow.sandbox.child import MARKER
 from iterpref_jax.errors import UserError
 
@@ -56,7 +58,7 @@ def test_an_exception_is_an_error_with_the_line_of_the_code(sandbox):
     assert verdict.traceback == (
         "Traceback (most recent call last):\n"
         '  File "<tests>", line 1, in <module>\n    assert add(2, 3) == 5\n'
-        '  File "<code>", line 3, in add\n    return c[\'x\']\n'
+        "  File \"<code>\", line 3, in add\n    return c['x']\n"
         "KeyError: 'x'"
     )
 
@@ -117,7 +119,13 @@ def test_output_that_is_not_text_passes(sandbox):
 
 @pytest.mark.parametrize(
     "tests",
-    ["", "# nothing\n", "import sys\nsys.stderr.write('Ran 3 tests OK')\n", "add(1, 2)\n", "for _ in []:\n    assert 0\n"],
+    [
+        "",
+        "# nothing\n",
+        "import sys\nsys.stderr.write('Ran 3 tests OK')\n",
+        "add(1, 2)\n",
+        "for _ in []:\n    assert 0\n",
+    ],
 )
 def test_tests_that_check_nothing_are_no_tests(sandbox, tests):
     assert sandbox.run(script(ADD, tests)).status == "no_tests"
@@ -283,7 +291,6 @@ def test_every_verdict_says_that_the_tier_is_unsafe(sandbox):
 
 def test_our_own_failures_and_forgeries_are_not_failing_programs():
     assert set(STATUSES) - FAILING == {"pass", "no_tests", "vacuous", "tampered", "sandbox_error"}
-    assert [field.name for field in dataclasses.fields(Verdict)][0] == "status"
 
 
 def test_the_banner_is_printed_once(capsys):
@@ -318,3 +325,30 @@ def test_the_harness_imports_nothing_but_the_standard_library():
 
     command = [sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({harness.__file__!r}, run_name='x')"]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_no_fork_of_this_process_is_made(sandbox):
+    # JAX runs threads, and a fork of a process with threads can hang; JAX itself warns by the same hook.
+    forks = []
+    os.register_at_fork(before=lambda: forks.append(1))
+    assert sandbox.run(script(ADD)).passed
+    assert forks == []
+
+
+def recorded_versions(count: int) -> list[tuple[Program, bool]]:
+    folder = os.environ.get("ITERPREF_DATA", "")
+    path = os.path.join(folder, "trajectories", "dev_sample.jsonl.gz")
+    if not folder or not os.path.exists(path):
+        pytest.skip("set ITERPREF_DATA to the folder that holds trajectories/dev_sample.jsonl.gz")
+    programs = []
+    for trajectory in itertools.islice(records.read_trajectories(path), 0, None, 12):
+        for version in (trajectory.versions[0], trajectory.versions[-1]):
+            programs.append((script(version.code, trajectory.test_code, trajectory.setup_code), version.passed))
+    return programs[:count]
+
+
+def test_recorded_histories_get_their_recorded_verdicts():
+    programs, passed = zip(*recorded_versions(40), strict=True)
+    roomy = dataclasses.replace(SETTINGS, wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024)
+    with open_sandbox(roomy) as sandbox:
+        assert tuple(verdict.passed for verdict in sandbox.run_all(programs)) == passed

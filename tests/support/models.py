@@ -28,6 +28,7 @@ def model_config(**fields):
     return ModelConfig(**(defaults | fields))
 
 
+@functools.cache
 def tiny(seed=0, **fields):
     config = model_config(**fields)
     return Decoder(config, COMPUTE), init_params(config, seed, "float32")

@@ -217,7 +217,7 @@ def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
             if label != CODE:
                 marked, more = mark_checks(tree, marked)
                 raises += more
-            exec(compile(tree, label, "exec", dont_inherit=True), space)
+            exec(compile(tree, label, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
             if label == CODE and not intact():
                 outcome.tamper("the code replaced builtins when it was imported")
                 return

@@ -26,6 +26,7 @@ GAPS = (
     "memory is limited per process, not for the group",
     "a user with uid 0 has no process limit and can raise the others",
     "a descendant that hides its environment survives",
+    "a program that sleeps outlives a killed parent",
 )
 FILE_BYTES = 64 << 20
 # On top of what the user runs when the sandbox opens, because RLIMIT_NPROC counts all of it.

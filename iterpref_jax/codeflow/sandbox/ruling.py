@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from iterpref_jax.codeflow.sandbox.child import Ended
@@ -9,6 +10,8 @@ from iterpref_jax.codeflow.sandbox.verdict import STATUSES, Verdict
 
 # status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb
 DONE_FIELDS = 8
+# Addresses differ from run to run; equal runs must give equal records.
+ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 
 
 def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -17,7 +20,7 @@ def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) ->
     if ended.by == "done":
         return _said(ended, tier, gaps)
     if ended.by == "timeout" or _cpu_spent(ended, cpu_s):
-        return _cut(ended, "timeout", "Timeout", f"stopped after {ended.seconds:.2f} s", tier, gaps)
+        return _cut(ended, "timeout", "Timeout", "stopped at its time limit", tier, gaps)
     if ended.by == "output":
         return _cut(ended, "output_limit", "OutputLimit", "printed too much", tier, gaps)
     if ended.by == "tampered":
@@ -46,9 +49,9 @@ def _said(ended: Ended, tier: str, gaps: tuple[str, ...]) -> Verdict:
     return Verdict(
         status=status,
         error_type=error_type,
-        message=message,
+        message=ADDRESS.sub("0x...", message),
         last_frame=last_frame,
-        traceback=traceback,
+        traceback=ADDRESS.sub("0x...", traceback),
         tests_run=counts[0],
         tests_passed=counts[1],
         seconds=ended.seconds,

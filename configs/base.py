@@ -1,0 +1,200 @@
+"""Every field of every command, once, with its default. Experiments copy this and change a few lines.
+
+    from configs import base
+
+    def get_config(arg: str = ""):
+        options = base.parse_arg(arg, tiny=False)
+        config = base.get_config()
+        config.model.path = "Qwen/Qwen2.5-Coder-7B"
+        return base.make_tiny(config) if options.tiny else config
+
+Override any field on the command line: `--config.objective.link.beta=0.2`. `FILE.py:tiny` shrinks any config to
+something that a laptop runs in a minute.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    options = parse_arg(arg, tiny=False)
+    config = ml_collections.ConfigDict()
+    # One seed for everything that is drawn: pairs, splits, shuffles, mutations, initial weights, hybrid's coin.
+    config.seed = 0
+
+    config.inject = inject = ml_collections.ConfigDict()
+    inject.histories_per_task = 6
+    inject.max_bugs = 3
+    inject.seed = config.get_ref("seed")
+
+    config.sandbox = sandbox = ml_collections.ConfigDict()
+    sandbox.tier = "rlimit"
+    # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.
+    sandbox.allow_unsafe = False
+    sandbox.wall_s = 10.0
+    sandbox.cpu_s = 12
+    sandbox.memory_mb = 1024
+    sandbox.output_kb = 1024
+    sandbox.workers = 2
+
+    config.build = build = ml_collections.ConfigDict()
+    build.seed = config.get_ref("seed")
+    build.eval_fraction = 0.05  # of the tasks, never of the rows
+    build.max_prompt_tokens = 1024
+    build.max_tokens = 2048  # prompt + longer completion; longer pairs are dropped and counted, never cut
+    build.shard_pairs = 8192
+    build.workers = 2  # processes; 0 = none beside the main one
+    build.pairs = pairs = ml_collections.ConfigDict()
+    pairs.choose = "random"  # first, last, all
+    pairs.max_per_task = 0  # 0 = no cap
+    pairs.seed = config.get_ref("seed")
+    build.focus = focus = ml_collections.ConfigDict()
+    focus.mode = "line"  # token, prefix_suffix, augment
+    focus.empty = "drop"  # keep, anchor
+    focus.seed = config.get_ref("seed")
+    build.filters = filters = ml_collections.ConfigDict()
+    filters.max_focus_lines = 20  # 0 = any
+    filters.drop_comment_focus = True
+    filters.drop_same_ast = True
+    filters.drop_duplicates = True
+    filters.benchmarks = ()  # files; pairs that share `ngram` words in a row with one of them are dropped
+    filters.ngram = 10
+    build.text = text = ml_collections.ConfigDict()
+    text.tokenizer = ""  # a folder or hub name
+    text.template = "chat"  # raw
+    text.system = ""  # the system message; empty = the template's own
+    text.fence = "python"  # how bare programs are wrapped; none
+    text.eos = "append"  # none
+    text.raw_separator = "\n"  # between prompt and completion in the raw template
+
+    config.data = data = ml_collections.ConfigDict()
+    data.path = ""  # the folder that `iterpref build` wrote
+    data.pipeline = pipeline = ml_collections.ConfigDict()
+    pipeline.threads = 4
+    pipeline.prefetch = 4  # steps
+    pipeline.workers = 0  # > 0: processes instead of threads
+
+    config.model = model = ml_collections.ConfigDict()
+    model.path = ""  # a Hugging Face folder
+    model.init = ml_collections.ConfigDict()  # or a config.json in the making, to start from random weights
+    model.param_dtype = "float32"
+    model.logits_chunk = 128  # targets a row whose logits exist at a time
+    model.compute = compute = ml_collections.ConfigDict()
+    compute.compute_dtype = "bfloat16"
+    compute.remat = "full"  # none
+    compute.attention = "auto"
+
+    config.rows = rows = ml_collections.ConfigDict()
+    rows.layout = "shared"  # separate
+    rows.truncate = True
+    rows.tokens = 4096
+    rows.targets = 0  # 0 = from the data
+    rows.pairs = 0  # 0 = from the data
+    rows.rows_per_microbatch = 8  # a multiple of mesh.data x mesh.fsdp
+
+    config.objective = objective = ml_collections.ConfigDict()
+    objective.recipe = "target_rpo"
+    objective.alpha = 1.0  # weight of NLL(y+); 0 for recipes without it
+    objective.nll_norm = "example"  # token, sum
+    objective.link = link = ml_collections.ConfigDict()
+    link.name = "sigmoid"
+    link.beta = 0.1
+    # A number that the link does not read must stay 0.
+    link.label_smoothing = 0.0
+    link.simpo_gamma = 0.0
+    link.dpop_lambda = 0.0
+    link.discopop_tau = 0.0
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.learning_rate = 1e-5
+    optimizer.schedule = "cosine"  # linear, constant
+    optimizer.warmup = 0.03  # of the steps
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+    optimizer.weight_decay = 0.0
+    optimizer.clip_norm = 1.0  # 0 = no clipping
+
+    config.train = train = ml_collections.ConfigDict()
+    train.global_batch = 128  # pairs, whatever the layout
+    train.epochs = 3.0
+    train.steps = 0  # instead of epochs
+    train.eval_every = 50
+    train.checkpoint_every = 100
+    train.keep_checkpoints = 2
+
+    config.reference = reference = ml_collections.ConfigDict()
+    reference.path = ""  # empty = WORKDIR/reference
+    reference.pairs_per_part = 512
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = 1
+    mesh.fsdp = -1  # the devices that are left
+    mesh.tensor = 1
+    return make_tiny(config) if options.tiny else config
+
+
+def make_tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks any config to random weights of a small model and short rows; data and objective stay as they are."""
+    config.model.path = ""
+    config.model.init = tiny_shape()
+    config.model.compute.compute_dtype = "float32"
+    config.rows.tokens = 1024
+    config.rows.rows_per_microbatch = 8
+    config.train.global_batch = 16
+    config.train.epochs = 0.0
+    config.train.steps = 6
+    config.train.eval_every = 3
+    config.train.checkpoint_every = 3
+    config.optimizer.learning_rate = 1e-3
+    config.build.max_prompt_tokens = 400
+    config.build.max_tokens = 700
+    config.build.eval_fraction = 0.2
+    return config
+
+
+def tiny_shape() -> ml_collections.ConfigDict:
+    """A Qwen2 of 2 layers; vocab_size 0 means the tokenizer's."""
+    return ml_collections.ConfigDict(
+        dict(
+            model_type="qwen2",
+            vocab_size=0,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            rms_norm_eps=1e-6,
+            rope_theta=10000.0,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def parse_arg(arg: str, **options) -> types.SimpleNamespace:
+    """Parses the text behind `FILE.py:`, such as `tiny` or `tiny,steps=3`, against options with their defaults.
+
+    Raises:
+        ValueError: a word that is no option (with the closest one), or a value of another type than the default.
+    """
+    found = dict(options)
+    for word in filter(None, arg.split(",")):
+        name, equals, text = word.partition("=")
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown option {name!r}, known: {', '.join(options)}{hint}")
+        default = options[name]
+        if isinstance(default, bool):
+            if text not in ("", "True", "False"):
+                raise ValueError(f"option {name!r} is a switch; write {name} or {name}=False")
+            found[name] = text != "False"
+        elif not equals:
+            raise ValueError(f"option {name!r} needs a value: {name}={default}")
+        else:
+            found[name] = type(default)(text)
+    return types.SimpleNamespace(**found)

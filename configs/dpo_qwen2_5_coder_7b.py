@@ -1,0 +1,15 @@
+"""Qwen2.5-Coder-7B: plain DPO over all tokens (baseline of the paper, table 2).
+
+    iterpref train --config=configs/dpo_qwen2_5_coder_7b.py --config.data.path=DATA --workdir=RUN
+
+Records, hardware and options (`:tiny`, `:released`) as in target_rpo_qwen2_5_coder_7b.py.
+"""
+
+from configs import target_rpo_qwen2_5_coder_7b
+
+
+def get_config(arg: str = ""):
+    config = target_rpo_qwen2_5_coder_7b.get_config(arg)
+    config.objective.recipe = "dpo"
+    config.objective.alpha = 0.0
+    return config

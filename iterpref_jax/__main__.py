@@ -1,0 +1,52 @@
+"""The `iterpref` command table; only the chosen command is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from iterpref_jax import __version__
+from iterpref_jax.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "inject": "make debugging histories from code with tests, by injecting bugs (no LLM)",
+    "build": "histories or preference pairs -> token records with focus masks",
+    "show": "look at pairs and records: focus, weights, the tree (terminal or HTML)",
+    "reference": "compute the reference log-probs of a dataset once, ahead of training",
+    "train": "train, evaluate on held-out tasks, checkpoint; the same command resumes",
+    "export": "write a checkpoint as a folder that transformers loads",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status (0 done, 1 user error, 2 bad usage, 130 interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        print(f"iterpref: unknown command {command!r}{did_you_mean(command, COMMANDS)}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"iterpref_jax.cli.{command}").main(rest) or 0
+    except UserError as error:
+        print(f"iterpref {command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"iterpref {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "usage: iterpref COMMAND [options]   (iterpref COMMAND --help)\n\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

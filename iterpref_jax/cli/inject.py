@@ -1,0 +1,63 @@
+"""`iterpref inject`: debugging histories from code with tests; bugs are stacked, undone one by one, and verified."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from iterpref_jax import settings
+from iterpref_jax.cli import options
+from iterpref_jax.codeflow import records, sources
+from iterpref_jax.codeflow.inject import InjectReport, Task, inject
+from iterpref_jax.codeflow.sandbox import open_sandbox
+from iterpref_jax.errors import UserError
+from iterpref_jax.progress import progress, say
+
+NAMED_SOURCES = {"human_eval": sources.human_eval_tasks, "stdlib": sources.stdlib_tasks}
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = options.parser("inject", __doc__)
+    options.add_config(arguments)
+    arguments.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help=f"{', '.join(NAMED_SOURCES)}, or a JSONL file of tasks with code and tests; may be given again",
+    )
+    arguments.add_argument("--out", required=True, metavar="FILE", help="the trajectories file to write (JSONL)")
+    chosen, config = options.parse_with_config(arguments, argv)
+    tasks = list(itertools.chain.from_iterable(map(_tasks, chosen.source)))
+    report = InjectReport()
+    with (
+        open_sandbox(settings.read_section(config, "sandbox")) as sandbox,
+        progress("injecting bugs", len(tasks), "tasks") as advance,
+    ):
+        found = inject(
+            tasks,
+            settings.read_section(config, "inject"),
+            sandbox,
+            report=report,
+            on_task=lambda task, histories: advance(1, f"{report.trajectories} histories"),
+        )
+        records.write_trajectories(chosen.out, found)
+    _say_report(report, Path(chosen.out))
+
+
+def _tasks(source: str) -> Iterator[Task]:
+    if source in NAMED_SOURCES:
+        return NAMED_SOURCES[source]()
+    if Path(source).exists():
+        return sources.file_tasks(source)
+    raise UserError(f"--source {source!r} is neither a file nor one of {', '.join(NAMED_SOURCES)}")
+
+
+def _say_report(report: InjectReport, out: Path) -> None:
+    path = out.with_suffix(".report.json")
+    path.write_text(json.dumps(vars(report), indent=2, sort_keys=True) + "\n")
+    used = report.tasks - len(report.skipped)
+    say(f"{report.trajectories} histories with {report.versions} versions from {used} of {report.tasks} tasks: {out}")
+    say(f"mutants by kind, endings, skipped tasks with reasons: {path}")

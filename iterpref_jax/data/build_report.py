@@ -1,0 +1,113 @@
+"""What a build made of its input: counts, lengths, focus shares and token counts of every layout, from the index."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from iterpref_jax.codeflow import filters
+from iterpref_jax.data import schema
+
+EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+BAR = 40
+
+
+def write(folder: pathlib.Path, metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> None:
+    """Writes `report.json` and `report.md` into a dataset folder."""
+    report = make(metadata, indexes)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+
+
+def make(metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> dict[str, Any]:
+    """Returns the report on the pairs of all splits; shares are of tokens."""
+    columns = {name: np.concatenate([getattr(index, name) for index in indexes.values()]) for name in schema.COLUMNS}
+    completions = columns["chosen_len"].sum() + columns["rejected_len"].sum()
+    return {
+        "inputs": metadata["inputs"],
+        "dropped": metadata["dropped"],
+        "splits": {name: {key: about[key] for key in ("pairs", "tasks")} for name, about in metadata["splits"].items()},
+        "lengths": {
+            name: _distribution(columns[column])
+            for name, column in (
+                ("prompt", "prompt_len"),
+                ("chosen", "chosen_len"),
+                ("rejected", "rejected_len"),
+                ("chosen focus", "chosen_focus_count"),
+                ("rejected focus", "rejected_focus_count"),
+            )
+        },
+        "shares": {
+            "chosen focus of chosen": _share(columns["chosen_focus_count"], columns["chosen_len"].sum()),
+            "rejected focus of rejected": _share(columns["rejected_focus_count"], columns["rejected_len"].sum()),
+            "rejected focus inside the common prefix": _share(
+                columns["common_rejected_focus"], columns["rejected_focus_count"].sum()
+            ),
+            "common prefix of completions": _share(2 * columns["common_len"], completions),
+        },
+        "pairs_without_rejected_focus": int((columns["rejected_focus_count"] == 0).sum()),
+        "layout_tokens": layout_tokens(columns),
+    }
+
+
+def layout_tokens(columns: dict[str, np.ndarray]) -> dict[str, int]:
+    """Returns the tokens a model reads in every layout, for weights on all of chosen and the rejected focus.
+
+    Truncated, the rejected completion ends with its last focus token; without any there is no rejected sequence.
+    """
+    prompt, chosen, rejected = (columns[f"{name}_len"].astype(np.int64) for name in ("prompt", "chosen", "rejected"))
+    common, end = columns["common_len"].astype(np.int64), columns["rejected_focus_end"].astype(np.int64)
+    totals = {
+        "separate": 2 * prompt + chosen + rejected,
+        "separate+truncate": prompt + chosen + np.where(end > 0, prompt + end, 0),
+        "shared": prompt + chosen + rejected - common,
+        "shared+truncate": prompt + chosen + np.maximum(end - common, 0),
+    }
+    return {name: int(total.sum()) for name, total in totals.items()}
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """Returns the report for a person: tables, and histograms of characters."""
+    splits = [f"| {name} | {about['pairs']} | {about['tasks']} |" for name, about in report["splits"].items()]
+    meanings = {rule.name: rule.meaning for rule in filters.RULES}
+    dropped = [f"| `{name}` | {count} | {meanings[name]} |" for name, count in report["dropped"].items()]
+    full = report["layout_tokens"]["separate"]
+    layouts = [f"| {name} | {count} | {count / full:.1%} |" for name, count in report["layout_tokens"].items()]
+    parts = [
+        ["# Dataset", "", *(f"- {about['name']}: {about['kind']}" for about in report["inputs"])],
+        ["## Splits", "", "| split | pairs | tasks |", "|---|---|---|", *splits],
+        ["## Dropped", "", "| rule | count | meaning |", "|---|---|---|", *dropped],
+        ["## Tokens a model reads (target_dpo)", "", "| layout | tokens | of separate |", "|---|---|---|", *layouts],
+        ["## Shares of tokens", "", *(f"- {name}: {share:.1%}" for name, share in report["shares"].items())],
+        [f"- pairs without rejected focus: {report['pairs_without_rejected_focus']}"],
+        *(_histogram(name, lengths) for name, lengths in report["lengths"].items()),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _distribution(lengths: np.ndarray) -> dict[str, Any]:
+    counts = np.histogram(lengths, [*EDGES, np.inf])[0]
+    quantiles = {name: int(np.quantile(lengths, q, method="higher")) for name, q in QUANTILES.items()}
+    return {"mean": round(float(lengths.mean()), 1), **quantiles, "edges": list(EDGES), "pairs": counts.tolist()}
+
+
+def _share(part: np.ndarray, whole: np.integer) -> float:
+    return round(float(part.sum() / whole), 4) if whole else 0.0
+
+
+def _histogram(name: str, lengths: dict[str, Any]) -> list[str]:
+    edges, counts = lengths["edges"], lengths["pairs"]
+    labels = [f"{a}-{b - 1}" for a, b in itertools.pairwise(edges)] + [f"{edges[-1]}-"]
+    bars = ["#" * round(BAR * count / max(counts)) for count in counts]
+    lines = [
+        f"{label:>10} {count:>8} {bar}".rstrip()
+        for label, count, bar in zip(labels, counts, bars, strict=True)
+        if count
+    ]
+    summary = ", ".join(f"{key} {lengths[key]}" for key in ("mean", *QUANTILES))
+    return [f"## Tokens: {name}", "", summary, "", "```", *lines, "```"]

@@ -1,0 +1,162 @@
+"""One chunk of a build: pairs -> focus -> filters -> tokens -> framed records and index, kept on disk.
+
+A chunk's files are `NNNNN-SPLIT.records`, `NNNNN-SPLIT.npz` and `NNNNN.json`. The last one is written last and in one
+step, so a chunk is whole or does not count, whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from iterpref_jax.codeflow import draws, filters, records
+from iterpref_jax.codeflow import focus as focusing
+from iterpref_jax.codeflow import pairs as pairing
+from iterpref_jax.data import schema, text_rules, tfrecord, tokenize
+from iterpref_jax.errors import UserError
+
+CHUNK_PAIRS = 256
+SPLITS = ("train", "eval")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """What becomes of histories or pairs.
+
+    `max_tokens` limits prompt + longer completion, `max_prompt_tokens` the prompt: longer pairs are dropped, never cut.
+    `eval_fraction` of the tasks (drawn by `seed`) form the split "eval"; `shard_pairs` is the size of a shard.
+    `workers` processes share the work (0 = this one does it); they do not change the result.
+    """
+
+    pairs: pairing.PairSettings
+    focus: focusing.FocusSettings
+    filters: filters.FilterSettings
+    text: text_rules.TextSettings
+    max_prompt_tokens: int
+    max_tokens: int
+    eval_fraction: float
+    seed: int
+    shard_pairs: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eval_fraction < 1:
+            raise UserError(f"eval_fraction must be at least 0 and below 1, not {self.eval_fraction}")
+        for name, least in (("max_prompt_tokens", 1), ("max_tokens", 1), ("shard_pairs", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be {least} or more, not {getattr(self, name)}")
+
+
+class Item(NamedTuple):
+    """A normalised pair, and whether an equal one came before it in the whole input."""
+
+    pair: records.Pair
+    is_repeat: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What every chunk needs; goes to each worker once."""
+
+    encoder: tokenize.Encoder
+    settings: BuildSettings
+    benchmarks: frozenset[bytes]
+    folder: pathlib.Path
+
+
+def make_chunk(tools: Tools, number: int, items: Sequence[Item]) -> int:
+    """Writes the files of chunk `number` and returns how many pairs it took in."""
+    dropped: collections.Counter[str] = collections.Counter()
+    kept: dict[str, list[schema.Example]] = collections.defaultdict(list)
+    for example in _examples(tools, items, dropped):
+        kept[split_of(example.task, tools.settings)].append(example)
+    about = {split: _write_split(tools.folder, number, split, kept[split]) for split in SPLITS if kept[split]}
+    _write_marker(tools.folder, number, {"pairs": len(items), "dropped": dict(dropped), "splits": about})
+    return len(items)
+
+
+def split_of(task: str, settings: BuildSettings) -> str:
+    """Returns the split that all pairs of a task belong to."""
+    return "eval" if draws.draw(settings.seed, "split", task) < settings.eval_fraction * 2**64 else "train"
+
+
+def marker(folder: pathlib.Path, number: int) -> dict[str, Any] | None:
+    """Returns what chunk `number` holds, or None if it is not whole."""
+    try:
+        about = json.loads((folder / f"{number:05d}.json").read_text())
+        sizes = {split: records_path(folder, number, split).stat().st_size for split in about["splits"]}
+    except (FileNotFoundError, ValueError):
+        return None
+    return about if all(about["splits"][split]["bytes"] == size for split, size in sizes.items()) else None
+
+
+def records_path(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
+    """Returns the file of a chunk's framed records."""
+    return folder / f"{number:05d}-{split}.records"
+
+
+def index_path(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
+    """Returns the file of a chunk's index, whose places count from the chunk's start."""
+    return folder / f"{number:05d}-{split}.npz"
+
+
+def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[str]) -> Iterator[schema.Example]:
+    kept = []
+    for item in items:
+        focus, rule = _focus_and_rule(tools, item)
+        if rule:
+            dropped[rule] += 1
+        else:
+            kept.append((item.pair, focus))
+    for example in tools.encoder.encode_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
+        rule = _token_rule(example, tools.settings)
+        if rule:
+            dropped[rule] += 1
+        else:
+            yield example
+
+
+def _focus_and_rule(tools: Tools, item: Item) -> tuple[focusing.Focus, str | None]:
+    pair, settings = item.pair, tools.settings
+    focus = focusing.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=pair.form == "text")
+    # Workers see a part of the pairs each; the set of those seen before holds this pair or not, as the whole would.
+    seen = {filters.pair_key(pair)} if item.is_repeat else set()
+    rule = filters.rejecting_rule(
+        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=tools.benchmarks, seen=seen
+    )
+    return focus, rule
+
+
+def _token_rule(example: schema.Example, settings: BuildSettings) -> str | None:
+    prompt = len(example.prompt_ids)
+    if prompt > settings.max_prompt_tokens:
+        return "prompt_too_long"
+    longer = max(len(example.chosen_ids), len(example.rejected_ids))
+    return "too_many_tokens" if prompt + longer > settings.max_tokens else None
+
+
+def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[schema.Example]) -> dict[str, Any]:
+    payloads = [schema.serialize(example) for example in examples]
+    offsets, lengths = tfrecord.write_records(records_path(folder, number, split), payloads)
+    rows = [
+        {"shard": 0, "offset": offset, "length": length, "crc": tfrecord.masked_crc(payload)} | schema.counts(example)
+        for offset, length, payload, example in zip(offsets, lengths, payloads, examples, strict=True)
+    ]
+    schema.make_index(rows).save(index_path(folder, number, split))
+    return {
+        "pairs": len(examples),
+        "bytes": records_path(folder, number, split).stat().st_size,
+        "tasks": sorted({example.task for example in examples}),
+    }
+
+
+def _write_marker(folder: pathlib.Path, number: int, about: dict[str, Any]) -> None:
+    path = folder / f"{number:05d}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(about))
+    os.replace(temporary, path)

@@ -1,0 +1,32 @@
+"""A run's checkpoint -> a Hugging Face folder."""
+
+from __future__ import annotations
+
+from iterpref_jax.errors import UserError
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.transformer import abstract_params, param_shardings
+from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.run import Run
+
+
+def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
+    """Writes config.json, safetensors and tokenizer of one checkpoint (default: the newest) to `out`; returns its step.
+
+    Raises:
+        UserError: no checkpoint, or not that step (those that exist are named).
+    """
+    checkpoints = Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
+    config, stored = run.decoder.config, run.settings.model.param_dtype
+    params = checkpoints.restore_params(
+        step, abstract_params(config, stored), param_shardings(config, stored, run.placement)
+    )
+    checkpoints.close()
+    source = run.settings.model.path or str(run.dataset.tokenizer_path)
+    hf_checkpoint.save(out, config, params, dtype=dtype or stored, copy_from=source, max_shard_gb=max_shard_gb)
+    return step

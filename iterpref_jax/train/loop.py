@@ -1,0 +1,219 @@
+"""The training loop: restore or start, step, log, evaluate, save; ends cleanly and resumes exactly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from iterpref_jax.data.batch import RowBatch
+from iterpref_jax.data.packing import Plan, pass_plan, training_plan
+from iterpref_jax.data.pipeline import StepSource, iterate
+from iterpref_jax.errors import UserError
+from iterpref_jax.models.transformer import Params, abstract_params
+from iterpref_jax.progress import progress, say
+from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.metrics import MetricsLog, Work, first_bad
+from iterpref_jax.train.optimizer import make_optimizer, make_schedule
+from iterpref_jax.train.run import Run
+from iterpref_jax.train.signals import stop_requested
+from iterpref_jax.train.step import (
+    TrainState,
+    batch_shardings,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    state_shardings,
+)
+
+# Settings that a resumed run may change: they alter what is written when, not what is computed.
+MAY_CHANGE = ("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "data.pipeline", "data.path", "reference", "mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the last update, and whether that was the planned last one."""
+
+    step: int
+    finished: bool
+
+
+def train(run: Run, config: dict[str, Any]) -> Outcome:
+    """Trains until the planned end or a request to stop; `config` (JSON) is stored and compared on resume.
+
+    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ under the run's folder.
+
+    Raises:
+        UserError: a folder that holds another run, NaN or infinite metrics, data that does not fit.
+    """
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints)
+    with contextlib.closing(checkpoints), stop_requested() as should_stop:
+        _check_same_run(run, config, checkpoints)
+        trainer = Trainer(run, checkpoints, config)
+        params = None if checkpoints.steps() else run.load_params()
+        if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
+            return Outcome(0, False)
+        return trainer.run_to_end(trainer.start(params), should_stop)
+
+
+class Trainer:
+    """The compiled steps and plans of one run."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, config: dict[str, Any]):
+        settings = run.settings
+        self.run, self.checkpoints, self.config = run, checkpoints, config
+        self.plan = training_plan(
+            run.costs(run.train_split),
+            settings.rows,
+            global_batch=settings.train.global_batch,
+            epochs=settings.train.epochs,
+            steps=settings.train.steps,
+            seed=settings.seed,
+        )
+        schedule = make_schedule(settings.optimizer, self.plan.steps)
+        self.optimizer = make_optimizer(settings.optimizer, schedule)
+        self.shardings = state_shardings(run.decoder, self.optimizer, settings.model.param_dtype, run.placement)
+        step = make_train_step(
+            run.decoder, settings.objective, self.optimizer, schedule, logits_chunk=settings.model.logits_chunk
+        )
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.eval_step = jax.jit(
+            make_eval_step(run.decoder, settings.objective, logits_chunk=settings.model.logits_chunk)
+        )
+
+    def start(self, params: Params | None) -> TrainState:
+        """Returns the newest checkpoint's state, or the state of a new run."""
+        saved = self.checkpoints.steps()
+        if not saved:
+            assert params is not None
+            return jax.jit(lambda p: init_state(self.optimizer, p), out_shardings=self.shardings, donate_argnums=0)(params)
+        shapes = abstract_params(self.run.decoder.config, self.run.settings.model.param_dtype)
+        shapes = jax.eval_shape(lambda p: init_state(self.optimizer, p), shapes)
+        say(f"resuming from step {saved[-1]} of {self.plan.steps}")
+        return self.checkpoints.restore(saved[-1], shapes, self.shardings)
+
+    def run_to_end(self, state: TrainState, should_stop: Callable[[], bool]) -> Outcome:
+        first = int(state.step)
+        log = MetricsLog(Path(self.run.workdir), resume_step=first)
+        every = self.run.settings.train
+        with contextlib.closing(log), progress("training", self.plan.steps, "steps", start=first) as advance:
+            if first == 0:
+                self._evaluate(state, 0, log)
+            for done, batch in enumerate(self._batches(first), start=first + 1):
+                state, values = self._update(state, batch, done)
+                log.write(done, "train", values)
+                advance(1, _note(values))
+                last = done == self.plan.steps
+                if last or _due(done, every.eval_every):
+                    self._evaluate(state, done, log)
+                if last or _due(done, every.checkpoint_every) or should_stop():
+                    self.checkpoints.save(done, state, self._about(done))
+                if should_stop() and not last:
+                    return Outcome(done, False)
+        return Outcome(self.plan.steps, True)
+
+    def _batches(self, first: int) -> Iterator[RowBatch]:
+        source = self._source("train", self.plan)
+        return iterate(source, self.run.settings.data.pipeline, range(first, self.plan.steps))
+
+    def _source(self, name: str, plan: Plan) -> StepSource:
+        return StepSource(
+            split=self.run.splits()[name],
+            plan=plan,
+            rows=self.run.settings.rows,
+            weighting=self.run.settings.weighting,
+            reference=self._reference(name),
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+
+    def _reference(self, name: str):
+        if not self.run.settings.objective.uses_reference:
+            return None
+        per_part = self.run.open_reference()
+        return self.run.reference_cache(name, per_part)
+
+    def _place(self, batch: RowBatch) -> RowBatch:
+        return jax.device_put(batch, batch_shardings(batch, self.run.placement))
+
+    def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, dict[str, float | None]]:
+        began = time.monotonic()
+        state, metrics = self.step(state, self._place(batch))
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        seconds = time.monotonic() - began
+        bad = first_bad(values)
+        if bad:
+            raise UserError(self._nan_report(bad, values[bad], done))
+        return state, values | Work(batch).throughput(seconds, self.run.decoder.config)
+
+    def _nan_report(self, name: str, value: float, done: int) -> str:
+        saved = self.checkpoints.steps()
+        good = f"{self.checkpoints.folder / str(saved[-1])}" if saved else "none yet"
+        pairs = ", ".join(self.run.train_split[int(i)].pair_id for i in self.plan.records(done - 1))
+        return (
+            f"update {done}: {name} is {value}; nothing was saved after it. Last good checkpoint: {good}. "
+            f"Look at the pairs of that batch (`iterpref show`): {pairs}. A lower optimizer.learning_rate or "
+            "optimizer.clip_norm = 1.0 often helps; damaged weights or records would be named at loading"
+        )
+
+    def _evaluate(self, state: TrainState, done: int, log: MetricsLog) -> None:
+        split = self.run.eval_split
+        if split is None:
+            return
+        settings = self.run.settings
+        plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
+        norms = self._eval_norms(plan)
+        total: dict[str, float] = {}
+        for batch in iterate(self._source("eval", plan), settings.data.pipeline, range(plan.steps)):
+            shares = jax.device_get(self.eval_step(state.params, self._place(batch), norms))
+            total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
+        log.write(done, "eval", total)
+
+    def _eval_norms(self, plan: Plan) -> dict[str, jax.Array]:
+        """The denominators over the whole split, so that a split's mean does not depend on its batches."""
+        tokens = plan.costs.chosen_targets.sum() if self.run.settings.objective.nll_norm == "token" else plan.pairs
+        return {"pairs": jnp.float32(plan.pairs), "nll": jnp.float32(tokens)}
+
+    def _about(self, done: int) -> dict[str, Any]:
+        return {"config": self.config, "data_state": {"step": done}, "fingerprint": self.run.fingerprint}
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _note(values: dict[str, float | None]) -> str:
+    shown = ("loss", "rewards/margins", "rewards/accuracies")
+    return "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
+
+
+def _check_same_run(run: Run, config: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Refuses to continue a folder whose run had another configuration, data or weights; writes config.json."""
+    path = run.workdir / "config.json"
+    saved = checkpoints.steps()
+    if saved:
+        about = checkpoints.about(saved[-1])
+        _compare(str(run.workdir), "configuration", _flat(about["config"]), _flat(config))
+        _compare(str(run.workdir), "input", _flat(about["fingerprint"]), _flat(run.fingerprint))
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE))
+    if differing:
+        listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
+        raise UserError(f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,0 +1,166 @@
+"""Reference log-probs: one number per weighted target, computed once, kept on disk, refused where they do not fit.
+
+A cache is a folder: `reference.json` (the fingerprint) and, for each split, TFRecord parts whose record i holds the
+float32 log-probs of pair i's targets, chosen side first. Every size follows from the dataset's index, so a record's
+place is arithmetic. A part is written whole or not at all: an interrupted pass goes on with the parts that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from iterpref_jax.data import tfrecord
+from iterpref_jax.data.batch import RowBatch
+from iterpref_jax.data.layout import Costs, RowSettings, Weighting
+from iterpref_jax.data.packing import Plan, pass_plan
+from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
+from iterpref_jax.data.schema import Split
+from iterpref_jax.errors import UserError
+from iterpref_jax.progress import progress
+
+ABOUT_FILE = "reference.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceSettings:
+    """Where the cache lies (empty: `reference/` in the run's folder) and how many pairs one part holds."""
+
+    path: str
+    pairs_per_part: int
+
+
+def weighting_fingerprint(weighting: Weighting) -> dict[str, Any]:
+    """Returns what decides which targets are scored (the values of the weights do not matter)."""
+    recipe = weighting.recipe
+    return {
+        "chosen": "all" if recipe.nll else recipe.chosen,
+        "rejected": recipe.rejected,
+        "hybrid_seed": weighting.seed if recipe.rejected == "hybrid" else None,
+    }
+
+
+class ReferenceSplit:
+    """Random access to the cached log-probs of one split: `cache[i] -> float32 [targets of pair i]`."""
+
+    def __init__(self, folder: epath.Path, targets: np.ndarray, pairs_per_part: int):
+        self._folder = folder
+        self._lengths = 4 * targets
+        self.pairs_per_part = pairs_per_part
+        self._offsets = np.concatenate([[0], np.cumsum(self._lengths + tfrecord.FRAME_BYTES)])
+        self._files = [tfrecord.RecordFile(path) for path in self.paths()]
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def paths(self) -> list[epath.Path]:
+        """Returns the part files, whether or not they exist yet."""
+        return [self._folder / f"part-{number:05d}" for number in range(math.ceil(len(self) / self.pairs_per_part))]
+
+    def missing(self) -> list[int]:
+        """Returns the numbers of the parts that are not there."""
+        return [number for number, path in enumerate(self.paths()) if not path.exists()]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        part, record = divmod(i, self.pairs_per_part)
+        offset = self._offsets[i] - self._offsets[part * self.pairs_per_part]
+        data = self._files[part].read(int(offset), int(self._lengths[i]), record=record)
+        return np.frombuffer(data, np.float32)
+
+
+def open_cache(path: str, fingerprint: dict[str, Any]) -> int | None:
+    """Returns the pairs a part of the cache at `path`, or None if there is no cache.
+
+    Raises:
+        UserError: the cache was made from something else; every field that differs is named.
+    """
+    about = epath.Path(path) / ABOUT_FILE
+    if not about.exists():
+        return None
+    content = json.loads(about.read_text())
+    found = content["fingerprint"]
+    differing = sorted(key for key in found | fingerprint if found.get(key) != fingerprint.get(key))
+    if differing:
+        listed = "\n  ".join(f"{key}: cache {_short(found.get(key))}, run {_short(fingerprint.get(key))}" for key in differing)
+        raise UserError(
+            f"the reference cache {path} does not belong to this run; it differs in\n  {listed}\n"
+            "delete it, or set reference.path to another folder, to compute it anew"
+        )
+    return int(content["pairs_per_part"])
+
+
+def create_cache(path: str, fingerprint: dict[str, Any], pairs_per_part: int) -> int:
+    """Writes the fingerprint of a new cache (or checks an existing one); returns the pairs a part."""
+    found = open_cache(path, fingerprint)
+    if found is not None:
+        return found
+    folder = epath.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / (ABOUT_FILE + ".partial")
+    part.write_text(json.dumps({"fingerprint": fingerprint, "pairs_per_part": pairs_per_part}, indent=2) + "\n")
+    part.rename(folder / ABOUT_FILE)
+    return pairs_per_part
+
+
+def fill(
+    cache: ReferenceSplit,
+    name: str,
+    score: Callable[[RowBatch], jax.Array],
+    split: Split,
+    costs: Costs,
+    rows: RowSettings,
+    weighting: Weighting,
+    pipeline: PipelineSettings,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Computes the missing parts of a split; returns False if it was asked to stop before the end."""
+    missing = cache.missing()
+    if not missing:
+        return True
+    # One pass over the whole split gives all parts the same shape; only the missing ones are read.
+    plan = pass_plan(costs, rows, pairs_per_step=cache.pairs_per_part)
+    source = StepSource(split=split, plan=plan, rows=rows, weighting=weighting, reference=None, host=0, hosts=1)
+    paths = cache.paths()
+    done = sum(len(plan.records(part)) for part in range(len(paths)) if part not in missing)
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    with progress(f"reference log-probs ({name})", len(split), "pairs", start=done) as advance:
+        for part, batch in zip(missing, iterate(source, pipeline, missing), strict=True):
+            if should_stop():
+                return False
+            logps = np.asarray(score(batch))
+            records = _by_record(logps, plan, part, rows.rows_per_microbatch)
+            _write_part(paths[part], [records[record] for record in sorted(records)])
+            advance(len(records))
+    return True
+
+
+def _by_record(logps: np.ndarray, plan: Plan, part: int, rows_per_microbatch: int) -> dict[int, np.ndarray]:
+    found = {}
+    for number, records in enumerate(plan.rows(part)):
+        row, start = logps[divmod(number, rows_per_microbatch)], 0
+        for record in records:
+            stop = start + int(plan.costs.targets[record])
+            found[record] = row[start:stop]
+            start = stop
+    bad = [record for record, values in found.items() if not np.isfinite(values).all()]
+    if bad:
+        raise UserError(f"the reference model gives NaN or infinite log-probs for pair(s) {bad[:10]}; check its weights")
+    return found
+
+
+def _write_part(path: epath.Path, records: list[np.ndarray]) -> None:
+    partial = path.parent / f"{path.name}.partial"
+    tfrecord.write_records(partial, [np.ascontiguousarray(values, np.float32).tobytes() for values in records])
+    partial.rename(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"

@@ -1,0 +1,249 @@
+"""What a run is made of, put together and checked before any compute is spent.
+
+    dataset folder ─┬─ splits, costs ── plans ── pipelines
+    model folder  ──┴─ decoder, parameters (in their shards) ── steps ── reference cache
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
+from iterpref_jax.data.pipeline import PipelineSettings
+from iterpref_jax.data.schema import Dataset, Split, open_dataset
+from iterpref_jax.data.text_rules import load_tokenizer, tokenizer_fingerprint
+from iterpref_jax.errors import UserError
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.config import ModelConfig, from_hf, read_config
+from iterpref_jax.models.transformer import Compute, Decoder, Params, init_params
+from iterpref_jax.objectives.preference import ObjectiveSettings
+from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
+from iterpref_jax.parallel.rules import Placement
+from iterpref_jax.progress import say
+from iterpref_jax.train import reference
+from iterpref_jax.train.optimizer import OptimizerSettings
+from iterpref_jax.train.reference import ReferenceSettings, ReferenceSplit
+from iterpref_jax.train.step import batch_shardings, make_score_step
+
+MODEL_TOKENIZER = "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """A Hugging Face folder to start from, or (`path` empty) a shape to initialise; and how it is computed."""
+
+    path: str
+    init: dict[str, Any]
+    param_dtype: str
+    compute: Compute
+    logits_chunk: int
+
+    def __post_init__(self):
+        if bool(self.path) == bool(self.init):
+            raise UserError("set exactly one of model.path (a Hugging Face folder) and model.init (a shape to initialise)")
+        if self.param_dtype not in ("float32", "bfloat16"):
+            raise UserError(f"model.param_dtype must be float32 or bfloat16, not {self.param_dtype!r}")
+        if self.logits_chunk < 1:
+            raise UserError(f"model.logits_chunk must be at least 1, got {self.logits_chunk}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The dataset folder and its reader."""
+
+    path: str
+    pipeline: PipelineSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """Length and rhythm of a run; `steps` 0 means `epochs`, an interval of 0 means never (but at the end)."""
+
+    global_batch: int
+    epochs: float
+    steps: int
+    eval_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+
+    def __post_init__(self):
+        if self.global_batch < 1 or self.keep_checkpoints < 1 or min(self.eval_every, self.checkpoint_every, self.steps) < 0:
+            raise UserError("train.global_batch and train.keep_checkpoints must be at least 1, intervals and steps at least 0")
+        if self.steps == 0 and self.epochs <= 0:
+            raise UserError("set train.epochs (or train.steps) above 0")
+        if self.steps and self.epochs:
+            raise UserError(f"train.steps = {self.steps} and train.epochs = {self.epochs}: set one of them to 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything that `train` and `reference` read."""
+
+    seed: int
+    data: DataSettings
+    model: ModelSettings
+    rows: RowSettings
+    objective: ObjectiveSettings
+    optimizer: OptimizerSettings
+    train: LoopSettings
+    reference: ReferenceSettings
+    mesh: MeshSettings
+
+    @property
+    def weighting(self) -> Weighting:
+        return Weighting(recipe=self.objective.weights, seed=self.seed, nll_norm=self.objective.nll_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A checked run: open dataset, model shape and devices. Nothing large is loaded until `load_params`."""
+
+    settings: RunSettings
+    workdir: epath.Path
+    dataset: Dataset
+    decoder: Decoder
+    placement: Placement
+
+    @functools.cached_property
+    def train_split(self) -> Split:
+        return self.dataset.split("train")
+
+    @functools.cached_property
+    def eval_split(self) -> Split | None:
+        return self.dataset.split("eval") if "eval" in self.dataset.splits else None
+
+    def splits(self) -> dict[str, Split]:
+        found = {"train": self.train_split, "eval": self.eval_split}
+        return {name: split for name, split in found.items() if split is not None}
+
+    def costs(self, split: Split) -> Costs:
+        return costs(split.index, self.settings.rows, self.settings.weighting)
+
+    def load_params(self) -> Params:
+        """Reads (or initialises) the parameters into their shards."""
+        model = self.settings.model
+        if not model.path:
+            return init_params(self.decoder.config, self.settings.seed, model.param_dtype, self.placement)
+        return hf_checkpoint.load(model.path, model.param_dtype, self.placement)[1]
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the numbers of this run depend on besides its configuration."""
+        model = self.settings.model
+        weights = hf_checkpoint.fingerprint(model.path) if model.path else f"init {model.init} seed {self.settings.seed}"
+        return {
+            "data": {name: split.index.fingerprint() for name, split in self.splits().items()},
+            "tokenizer": self.dataset.metadata["tokenizer_fingerprint"],
+            "template": self.dataset.metadata["text_rules"],
+            "weights": weights,
+        }
+
+    def reference_path(self) -> str:
+        return self.settings.reference.path or str(self.workdir / "reference")
+
+    def reference_fingerprint(self) -> dict[str, Any]:
+        targets = reference.weighting_fingerprint(self.settings.weighting)
+        dtypes = {"param_dtype": self.settings.model.param_dtype, "compute_dtype": self.decoder.compute.compute_dtype}
+        return self.fingerprint | dtypes | {f"targets/{key}": value for key, value in targets.items()}
+
+    def reference_cache(self, name: str, pairs_per_part: int) -> ReferenceSplit:
+        targets = self.costs(self.splits()[name]).targets
+        return ReferenceSplit(epath.Path(self.reference_path()) / name, targets, pairs_per_part)
+
+    def open_reference(self) -> int:
+        """Returns the pairs a part of a cache that fits this run; see `reference.open_cache` for the errors."""
+        path = self.reference_path()
+        per_part = reference.open_cache(path, self.reference_fingerprint())
+        if per_part is None:
+            raise UserError(f"there is no reference cache at {path}; make it with `iterpref reference`")
+        return per_part
+
+    def ensure_reference(self, params: Params | None, should_stop: Callable[[], bool]) -> bool:
+        """Computes what is missing of the reference cache; returns False if it was asked to stop before the end.
+
+        `params` are the initial parameters, or None to load them if the cache turns out to be incomplete.
+        """
+        settings, path = self.settings, self.reference_path()
+        per_part = reference.create_cache(path, self.reference_fingerprint(), settings.reference.pairs_per_part)
+        caches = {name: self.reference_cache(name, per_part) for name in self.splits()}
+        if not any(cache.missing() for cache in caches.values()):
+            say(f"reference log-probs: found in {path}")
+            return True
+        say(f"reference log-probs: computing them into {path}")
+        params = self.load_params() if params is None else params
+        step = jax.jit(make_score_step(self.decoder, logits_chunk=settings.model.logits_chunk))
+
+        def score(batch) -> jax.Array:
+            return step(params, jax.device_put(batch, batch_shardings(batch, self.placement)))
+
+        return all(
+            reference.fill(
+                cache,
+                name,
+                score,
+                self.splits()[name],
+                self.costs(self.splits()[name]),
+                settings.rows,
+                settings.weighting,
+                settings.data.pipeline,
+                should_stop,
+            )
+            for name, cache in caches.items()
+        )
+
+
+def open_run(settings: RunSettings, workdir: str) -> Run:
+    """Opens and checks everything that is small: dataset, recipe against focus, tokenizer against model, mesh.
+
+    Raises:
+        UserError: whatever does not fit, before any weight is read.
+    """
+    dataset = open_dataset(settings.data.path)
+    _check_focus(dataset, settings.objective)
+    config = _model_config(settings.model, dataset)
+    _check_tokenizer(dataset, settings.model.path, config)
+    placement = Placement(make_mesh(settings.mesh))
+    placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
+    decoder = Decoder(config, settings.model.compute, placement)
+    return Run(settings, epath.Path(workdir), dataset, decoder, placement)
+
+
+def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:
+    wanted, found = objective.weights.focus_mode, dataset.metadata["focus_mode"]
+    if wanted is not None and wanted != found:
+        raise UserError(
+            f"recipe {objective.recipe!r} needs records with {wanted!r} focus, but {dataset.path} was built with {found!r}; "
+            f"build it again with --config.build.focus.mode={wanted}"
+        )
+
+
+def _model_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
+    if settings.path:
+        return read_config(settings.path)
+    init = dict(settings.init)
+    if not init.get("vocab_size"):
+        # Rounded up to whole lanes; the ids above the tokenizer's are never used.
+        tokens = len(load_tokenizer(str(dataset.tokenizer_path)))
+        init["vocab_size"] = -(-tokens // 128) * 128
+    return from_hf(init)
+
+
+def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> None:
+    tokens = len(load_tokenizer(str(dataset.tokenizer_path)))
+    if tokens > config.vocab_size:
+        raise UserError(f"{dataset.path}: its tokenizer has {tokens} tokens, the model only {config.vocab_size}")
+    if not model_path or not (epath.Path(model_path) / MODEL_TOKENIZER).exists():
+        return
+    theirs = tokenizer_fingerprint(load_tokenizer(model_path))
+    ours = dataset.metadata["tokenizer_fingerprint"]
+    if theirs != ours:
+        raise UserError(
+            f"{dataset.path} was built with another tokenizer (or chat template) than {model_path}: "
+            f"fingerprint {ours[:16]} against {theirs[:16]}; build it again with --config.build.text.tokenizer={model_path}"
+        )
