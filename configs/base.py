@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.
     sandbox.allow_unsafe = False
     sandbox.wall_s = 10.0
-    sandbox.cpu_s = 12
+    sandbox.cpu_s = 5
     sandbox.memory_mb = 1024
     sandbox.output_kb = 1024
     sandbox.workers = 2

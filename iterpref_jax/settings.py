@@ -25,7 +25,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
-    "build": ("iterpref_jax.data.build", "BuildSettings"),
+    "build": ("iterpref_jax.data.chunks", "BuildSettings"),
 }
 RUN_SECTION = ("iterpref_jax.train.run", "RunSettings")
 

@@ -43,7 +43,7 @@ class TextSettings:
             value, known = getattr(self, name), get_args(kind)
             if known and value not in known:
                 raise UserError(
-                    f"text.{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(value, known)}"
+                    f"text.{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(str(value), known)}"
                 )
 
 
@@ -75,6 +75,8 @@ def load_tokenizer(path: str):
     """
     import transformers
 
+    if not str(path):
+        raise UserError("text.tokenizer is empty: name a folder with tokenizer.json, or a hub name")
     try:
         tokenizer = _from_pretrained(transformers.AutoTokenizer, str(path))
     except (OSError, ValueError) as error:

@@ -5,6 +5,8 @@ Letters: R row, T token, N query heads, K key/value heads, H head dim, Q query h
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,16 +18,25 @@ IMPLEMENTATIONS = ("xla",)
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
-def visible(visible_until_RT: jax.Array, depth_RT: jax.Array, window: int | None) -> jax.Array:
-    """Returns the mask [R, query T, key T]: j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one.
+# Queries are taken in at most this many blocks, none shorter than MIN_BLOCK: enough to skip most of the masked upper
+# triangle and to keep scores small, few enough to compile fast.
+MAX_BLOCKS = 8
+MIN_BLOCK = 128
 
-    A window counts positions in the token's own branch (depth), not columns: FlashMask's column form of a tree.
+
+def visible(
+    visible_until_RT: jax.Array, depth_RT: jax.Array, window: int | None, *, start: int = 0, stop: int | None = None
+) -> jax.Array:
+    """Returns the mask [R, query, key] of the queries in columns start:stop and the keys in columns 0:stop.
+
+    j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one. A window counts positions in the token's
+    own branch (depth), not columns. The form is FlashMask's column range of a tree.
     """
-    columns = jnp.arange(visible_until_RT.shape[1])
-    query, key = columns[None, :, None], columns[None, None, :]
-    mask = (key <= query) & (query < visible_until_RT[:, None, :])
+    stop = visible_until_RT.shape[1] if stop is None else stop
+    query, key = jnp.arange(start, stop)[None, :, None], jnp.arange(stop)[None, None, :]
+    mask = (key <= query) & (query < visible_until_RT[:, None, :stop])
     if window is not None:
-        mask &= depth_RT[:, :, None] - depth_RT[:, None, :] < window
+        mask &= depth_RT[:, start:stop, None] - depth_RT[:, None, :stop] < window
     return mask
 
 
@@ -54,11 +65,23 @@ def tree_attention(
     if implementation not in (None, *IMPLEMENTATIONS):
         hint = did_you_mean(implementation, IMPLEMENTATIONS)
         raise UserError(f"attention implementation must be one of {IMPLEMENTATIONS}, not {implementation!r}{hint}")
+    return _xla(query_RTNH, key_RTKH, value_RTKH, visible_until_RT, depth_RT, scale, window)
+
+
+def _xla(query_RTNH, key_RTKH, value_RTKH, visible_until_RT, depth_RT, scale: float, window: int | None) -> jax.Array:
+    """Dense scores of one block of queries at a time, computed again in the backward pass."""
     rows, tokens, heads, head_dim = query_RTNH.shape
     kv_heads = key_RTKH.shape[2]
     query_RTKQH = query_RTNH.reshape(rows, tokens, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("rtkqh,rskh->rkqts", query_RTKQH, key_RTKH, preferred_element_type=jnp.float32) * scale
-    mask = visible(visible_until_RT, depth_RT, window)[:, None, None]
-    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value_RTKH.dtype)
-    out = jnp.einsum("rkqts,rskh->rtkqh", weights, value_RTKH, preferred_element_type=jnp.float32)
-    return out.reshape(rows, tokens, heads, head_dim).astype(query_RTNH.dtype)
+
+    @functools.partial(jax.checkpoint, static_argnums=(3, 4))
+    def block(query, key, value, start: int, stop: int) -> jax.Array:
+        scores = jnp.einsum("rtkqh,rskh->rkqts", query, key, preferred_element_type=jnp.float32) * scale
+        mask = visible(visible_until_RT, depth_RT, window, start=start, stop=stop)[:, None, None]
+        weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
+        return jnp.einsum("rkqts,rskh->rtkqh", weights, value, preferred_element_type=jnp.float32)
+
+    size = max(MIN_BLOCK, -(-tokens // MAX_BLOCKS))
+    spans = [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    out = [block(query_RTKQH[:, a:b], key_RTKH[:, :b], value_RTKH[:, :b], a, b) for a, b in spans]
+    return jnp.concatenate(out, axis=1).reshape(rows, tokens, heads, head_dim).astype(query_RTNH.dtype)

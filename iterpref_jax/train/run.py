@@ -17,7 +17,7 @@ from etils import epath
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.pipeline import PipelineSettings
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
-from iterpref_jax.data.text_rules import load_tokenizer, tokenizer_fingerprint
+from iterpref_jax.data.text_rules import check_tokenizer, load_tokenizer, rules_from_json
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.config import ModelConfig, from_hf, read_config
@@ -139,8 +139,8 @@ class Run:
         weights = hf_checkpoint.fingerprint(model.path) if model.path else f"init {model.init} seed {self.settings.seed}"
         return {
             "data": {name: split.index.fingerprint() for name, split in self.splits().items()},
-            "tokenizer": self.dataset.metadata["tokenizer_fingerprint"],
-            "template": self.dataset.metadata["text_rules"],
+            "tokenizer": self.dataset.metadata["text"]["tokenizer_fingerprint"],
+            "template": {key: rule for key, rule in self.dataset.metadata["text"].items() if key != "tokenizer_fingerprint"},
             "weights": weights,
         }
 
@@ -215,7 +215,7 @@ def open_run(settings: RunSettings, workdir: str) -> Run:
 
 
 def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:
-    wanted, found = objective.weights.focus_mode, dataset.metadata["focus_mode"]
+    wanted, found = objective.weights.focus_mode, dataset.metadata["focus"]
     if wanted is not None and wanted != found:
         raise UserError(
             f"recipe {objective.recipe!r} needs records with {wanted!r} focus, but {dataset.path} was built with {found!r}; "
@@ -240,10 +240,4 @@ def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> 
         raise UserError(f"{dataset.path}: its tokenizer has {tokens} tokens, the model only {config.vocab_size}")
     if not model_path or not (epath.Path(model_path) / MODEL_TOKENIZER).exists():
         return
-    theirs = tokenizer_fingerprint(load_tokenizer(model_path))
-    ours = dataset.metadata["tokenizer_fingerprint"]
-    if theirs != ours:
-        raise UserError(
-            f"{dataset.path} was built with another tokenizer (or chat template) than {model_path}: "
-            f"fingerprint {ours[:16]} against {theirs[:16]}; build it again with --config.build.text.tokenizer={model_path}"
-        )
+    check_tokenizer(load_tokenizer(model_path), rules_from_json(dataset.metadata["text"]), model_path)

@@ -113,6 +113,11 @@ def test_a_folder_without_tokenizer_is_refused_by_name(tmp_path):
         text_rules.load_tokenizer(str(tmp_path))
 
 
+def test_an_empty_tokenizer_name_is_refused():
+    with pytest.raises(UserError, match=r"text\.tokenizer is empty"):
+        text_rules.load_tokenizer("")
+
+
 def test_a_slow_tokenizer_is_refused(monkeypatch, tmp_path):
     class Slow:
         is_fast = False

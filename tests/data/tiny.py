@@ -11,8 +11,10 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from iterpref_jax.codeflow import records
-from iterpref_jax.data import text_rules
+from iterpref_jax.codeflow import filters, records
+from iterpref_jax.codeflow import focus as focusing
+from iterpref_jax.codeflow import pairs as pairing
+from iterpref_jax.data import build, text_rules
 
 CORPUS = [
     "def add(a, b):\n    return a + b\n",
@@ -103,3 +105,50 @@ def settings(**changes) -> text_rules.TextSettings:
 def pair(chosen: str, rejected: str = "pass", prompt="Do it.", form: str = "code", pair_id: str = "p0", task="t0"):
     """Returns a pair."""
     return records.Pair(pair_id=pair_id, task=task, prompt=prompt, chosen=chosen, rejected=rejected, form=form, meta={})
+
+
+def trajectories(count: int) -> list[records.Trajectory]:
+    """Returns histories of three versions; every fifth repair only inserts, every task has two histories."""
+    return [_trajectory(i) for i in range(count)]
+
+
+def _trajectory(i: int) -> records.Trajectory:
+    good = f"def f{i}(a, b):\n    c = a * {i}\n    return c + b\n"
+    bad = good.replace(f"    c = a * {i}\n", "") if i % 5 == 0 else good.replace("+ b", "- b")
+    worse = bad.replace("return c", f"return {i}")
+    versions = [(worse, False), (bad, False), (good, True)]
+    return records.Trajectory(
+        task_id=f"h{i}",
+        source="made",
+        instruction=f"Write f{i // 2}.",
+        test_code="",
+        setup_code="",
+        versions=tuple(
+            records.Version(code=code, passed=passed, error_type=None, stderr_tail="") for code, passed in versions
+        ),
+        meta={"task": f"t{i // 2}"},
+    )
+
+
+def build_settings(tokenizer_path, **changes) -> build.BuildSettings:
+    """Every earlier version, focus by lines, all filters, no split; changed by `changes`."""
+    known = {
+        "pairs": pairing.PairSettings(choose="all", max_per_task=0, seed=0),
+        "focus": focusing.FocusSettings(mode="line", empty="drop", seed=0),
+        "filters": filters.FilterSettings(
+            max_focus_lines=20,
+            drop_comment_focus=True,
+            drop_same_ast=True,
+            drop_duplicates=True,
+            benchmarks=(),
+            ngram=10,
+        ),
+        "text": settings(tokenizer=str(tokenizer_path)),
+        "max_prompt_tokens": 100,
+        "max_tokens": 1000,
+        "eval_fraction": 0.0,
+        "seed": 0,
+        "shard_pairs": 1000,
+        "workers": 0,
+    }
+    return build.BuildSettings(**known | changes)

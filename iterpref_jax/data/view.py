@@ -1,0 +1,297 @@
+"""One pair as it is shown, in plain data: text cut into tokens, focus, the weights of a recipe, and the trees.
+
+The tokens carry what `layout.lay_out` gives the model for them, so a page shows the training input, not a story about
+it. `view_terminal` and `view_html` only paint what they find here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from iterpref_jax.codeflow import focus as focusing
+from iterpref_jax.codeflow import records
+from iterpref_jax.data import layout, schema, text_rules, token_bytes, view_text, view_tree
+from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.objectives.preference import PARTS
+from iterpref_jax.objectives.weights import RECIPES, find_recipe
+
+SIDES = ("chosen", "rejected")
+
+
+class Token(NamedTuple):
+    """A token of a completion, and what it is in the tree of the layout `shared+truncate`.
+
+    `column`, `depth` and `visible_until` are None where the token is left out; `source` (the column that predicts it)
+    and `part` are None and the weights 0 where it is no target.
+    """
+
+    id: int
+    text: str
+    is_focus: bool
+    column: int | None
+    depth: int | None
+    visible_until: int | None
+    source: int | None
+    weight: float
+    nll_weight: float
+    part: str | None
+
+    @property
+    def is_target(self) -> bool:
+        """Whether the token's log-prob is computed."""
+        return self.source is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One side: its text, focus spans in it, tokens (none without a tokenizer) and lines."""
+
+    name: str
+    text: str
+    spans: tuple[focusing.Span, ...]
+    tokens: tuple[Token, ...]
+    lines: tuple[view_text.Line, ...]
+
+    @property
+    def focus_tokens(self) -> int:
+        """How many tokens are in the focus."""
+        return sum(token.is_focus for token in self.tokens)
+
+
+class Stretch(NamedTuple):
+    """A stretch of the row with its tokens as text; `runs[i]` is column `start + i`."""
+
+    kind: str
+    owner: str
+    start: int
+    runs: tuple[view_text.Run, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenView:
+    """What only tokens can show: the pair's record, the trees of the four layouts, and the row of the last one."""
+
+    example: schema.Example
+    tree: layout.Tree
+    pictures: tuple[view_tree.Picture, ...]
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def common_tokens(self) -> int:
+        """The length of the common token prefix of both completions."""
+        return schema.counts(self.example)["common_len"]
+
+    @property
+    def saving(self) -> float:
+        """How many times fewer tokens the model reads than as two whole sequences."""
+        return factor(self.pictures[0].tokens, self.pictures[-1].tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairView:
+    """One pair; `dropped` names the rule by which `build` leaves it out, `tokens` is None without a tokenizer."""
+
+    pair_id: str
+    task: str
+    prompt: tuple[view_text.Line, ...]
+    chosen: Completion
+    rejected: Completion
+    dropped: str | None
+    tokens: TokenView | None
+
+    @property
+    def sides(self) -> tuple[Completion, Completion]:
+        """Both completions, the chosen one first."""
+        return self.chosen, self.rejected
+
+    @property
+    def rows(self) -> list[tuple[view_text.Line | None, view_text.Line | None]]:
+        """The lines of both sides, equal ones at one height."""
+        return view_text.aligned(self.chosen.lines, self.rejected.lines)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What ids stand for: bytes by id, the special ones, and the fences that the text rules put around programs."""
+
+    table: Sequence[bytes]
+    special: frozenset[int]
+    fences: tuple[str, str]
+
+    def decode(self, ids: Iterable[int]) -> tuple[str, list[view_text.Place]]:
+        """Returns the text of ids and where each token stands in it."""
+        ids = [int(i) for i in ids]
+        pieces = [self.table[i] if 0 <= i < len(self.table) else b"" for i in ids]
+        return view_text.decode(pieces, [i in self.special for i in ids])
+
+
+def vocabulary(tokenizer, rules: text_rules.TextRules) -> Vocabulary:
+    """Returns the vocabulary of a fast transformers tokenizer."""
+    backend = tokenizer.backend_tokenizer
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return Vocabulary(
+        table=token_bytes.token_bytes(backend, json.loads(backend.to_str())),
+        special=frozenset(special | set(tokenizer.all_special_ids)),
+        fences=(rules.fence_open, rules.fence_close),
+    )
+
+
+def weighting(recipe: str, focus_mode: str, *, seed: int, nll_norm: str) -> layout.Weighting:
+    """Returns the weighting of a recipe; "" is target_rpo or, for another focus, the first recipe that needs it.
+
+    Raises UserError for an unknown recipe, or one that needs another focus than the pairs have.
+    """
+    fitting = [name for name, found in RECIPES.items() if found.focus_mode in (None, focus_mode)]
+    focal = [name for name in ("target_rpo", *fitting) if RECIPES[name].focus_mode == focus_mode]
+    found = find_recipe(recipe or focal[0])
+    if found.focus_mode not in (None, focus_mode):
+        raise UserError(
+            f"--recipe={recipe} needs {found.focus_mode!r} focus, these pairs have {focus_mode!r}; "
+            f"recipes that fit: {', '.join(fitting)}"
+        )
+    return layout.Weighting(recipe=found, seed=seed, nll_norm=nll_norm)
+
+
+def of_record(
+    example: schema.Example,
+    record: int,
+    words: Vocabulary,
+    weights: layout.Weighting,
+    *,
+    spans: tuple[Sequence[focusing.Span], Sequence[focusing.Span]] | None = None,
+    dropped: str | None = None,
+) -> PairView:
+    """Returns the view of a record, number `record` of its split; without `spans` the focus is that of the tokens.
+
+    `spans` are character spans of the completions with their fences, one sequence per side.
+    """
+    tree = layout.lay_out(example, record, view_tree.row_settings(view_tree.FOCAL), weights)
+    text, places = words.decode(example.prompt_ids)
+    chosen, rejected = (
+        _completion(side, example, tree, words, None if spans is None else spans[side])
+        for side in (layout.CHOSEN, layout.REJECTED)
+    )
+    return PairView(
+        pair_id=example.pair_id,
+        task=example.task,
+        prompt=tuple(view_text.lines(text, places, (), ("", ""))),
+        chosen=chosen,
+        rejected=rejected,
+        dropped=dropped,
+        tokens=TokenView(
+            example=example,
+            tree=tree,
+            pictures=tuple(_pictures(example, record, weights)),
+            stretches=tuple(_stretches(tree, example, words)),
+        ),
+    )
+
+
+def of_text(pair: records.Pair, focus: focusing.Focus, *, dropped: str | None = None) -> PairView:
+    """Returns the view of a pair without a tokenizer: text and focus only."""
+    chosen, rejected = (
+        Completion(
+            name=name,
+            text=text,
+            spans=spans,
+            tokens=(),
+            lines=tuple(view_text.lines(text, (), spans, ("", ""))),
+        )
+        for name, text, spans in (
+            ("chosen", pair.chosen, focus.chosen),
+            ("rejected", pair.rejected, focus.rejected),
+        )
+    )
+    prompt = tuple(view_text.lines(_prompt_text(pair.prompt), (), (), ("", "")))
+    return PairView(
+        pair_id=pair.pair_id,
+        task=pair.task,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        dropped=dropped,
+        tokens=None,
+    )
+
+
+def factor(whole: int, part: int) -> float:
+    """Returns how many times `part` goes into `whole`; 1 where both are nothing."""
+    return whole / part if part else 1.0
+
+
+def refuse_unknown_pair(wanted: str, known: Sequence[str], where: str) -> None:
+    """Raises UserError: no pair id contains `wanted`; with the closest of `known`, or some of them."""
+    hint = did_you_mean(wanted, known) or f"; there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+    raise UserError(f"--pair {wanted!r}: no pair id of {where} contains it ({len(known)} pairs looked at){hint}")
+
+
+def _completion(
+    side: int,
+    example: schema.Example,
+    tree: layout.Tree,
+    words: Vocabulary,
+    spans: Sequence[focusing.Span] | None,
+) -> Completion:
+    ids, focus = getattr(example, f"{SIDES[side]}_ids"), getattr(example, f"{SIDES[side]}_focus")
+    text, places = words.decode(ids)
+    if spans is None:
+        spans = _merged((place.start, place.end) for place, inside in zip(places, focus, strict=True) if inside)
+    return Completion(
+        name=SIDES[side],
+        text=text,
+        spans=tuple(spans),
+        tokens=tuple(_tokens(side, example, tree, [text[place.start : place.end] for place in places])),
+        lines=tuple(view_text.lines(text, places, spans, words.fences)),
+    )
+
+
+def _tokens(side: int, example: schema.Example, tree: layout.Tree, texts: list[str]) -> Iterable[Token]:
+    """Yields a completion's tokens with what the tree holds for them, found by their place in the branch."""
+    ids, focus = getattr(example, f"{SIDES[side]}_ids"), getattr(example, f"{SIDES[side]}_focus")
+    prompt = len(example.prompt_ids)
+    columns = view_tree.column_of(tree, side, prompt + len(ids))[prompt:].tolist()
+    own = np.flatnonzero(tree.side == side)
+    # A target stands one position behind the column that predicts it.
+    targets = dict(zip((tree.depth[tree.source[own]] + 1 - prompt).tolist(), own.tolist(), strict=True))
+    for number, (i, column) in enumerate(zip(ids.tolist(), columns, strict=True)):
+        placed = (None, None, None) if column < 0 else (column, int(tree.depth[column]), int(tree.visible_until[column]))
+        target = targets.get(number)
+        facts = (None, 0.0, 0.0, None) if target is None else _target(tree, target)
+        yield Token(i, texts[number], bool(focus[number]), *placed, *facts)
+
+
+def _target(tree: layout.Tree, number: int) -> tuple[int, float, float, str]:
+    weights = float(tree.weight[number]), float(tree.nll_weight[number])
+    return int(tree.source[number]), *weights, PARTS[int(tree.part[number])]
+
+
+def _pictures(example: schema.Example, record: int, weights: layout.Weighting) -> Iterable[view_tree.Picture]:
+    for name in view_tree.NAMES:
+        tree = layout.lay_out(example, record, view_tree.row_settings(name), weights)
+        yield view_tree.picture(name, tree, example)
+
+
+def _stretches(tree: layout.Tree, example: schema.Example, words: Vocabulary) -> Iterable[Stretch]:
+    for kind, owner, start, end in view_tree.stretches(tree, example):
+        yield Stretch(kind, owner, start, tuple(view_text.flow(*words.decode(tree.tokens[start:end]))))
+
+
+def _prompt_text(prompt: str | tuple[records.Message, ...]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
+
+
+def _merged(spans: Iterable[focusing.Span]) -> list[focusing.Span]:
+    merged: list[focusing.Span] = []
+    for start, end in spans:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], end)
+        elif start < end:
+            merged.append((start, end))
+    return merged

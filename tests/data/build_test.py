@@ -1,0 +1,441 @@
+"""Builds from end to end: what comes out, what is refused, and builds that were stopped."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import filecmp
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from iterpref_jax.codeflow import records
+from iterpref_jax.codeflow.focus import FocusSettings
+from iterpref_jax.codeflow.pairs import PairSettings
+from iterpref_jax.data import build, build_report, chunks, schema, tfrecord
+from iterpref_jax.errors import UserError
+from tests.data import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_PAIRS", 8)
+
+
+@pytest.fixture
+def histories(tmp_path):
+    path = tmp_path / "histories.jsonl"
+    records.write_trajectories(path, tiny.trajectories(30))
+    return path
+
+
+def _settings(tokenizer_path, **changes):
+    return tiny.build_settings(tokenizer_path, **changes)
+
+
+def _files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _assert_same_folder(left, right):
+    assert _files(left) == _files(right)
+    _, mismatch, broken = filecmp.cmpfiles(left, right, _files(left), shallow=False)
+    assert (mismatch, broken) == ([], [])
+
+
+def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path, tmp_path):
+    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    # 30 histories x 2 earlier versions; in 6 of them the last failing version lacks one line of the good one.
+    assert report.dropped["empty_focus"] == 6
+    assert report.pairs == {"train": 60 - 6}
+    assert sum(report.dropped.values()) == 6
+    assert len(report.dropped) == 12
+
+
+def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    split = schema.open_dataset(tmp_path / "d").split("train")
+    kept = [f"h{i}#v{v}" for i in range(30) for v in (0, 1) if not (v == 1 and i % 5 == 0)]
+    assert [split[i].pair_id for i in range(len(split))] == kept
+    example = split[1]
+    tokenizer = tiny.byte_level().backend_tokenizer
+    assert tokenizer.decode(example.prompt_ids.tolist()) == "Write f0.\n"
+    text = "```python\ndef f1(a, b):\n    c = a * 1\n    return c + b\n```</s>"
+    assert tokenizer.decode(example.chosen_ids.tolist(), skip_special_tokens=False) == text
+    focus = tokenizer.decode(example.rejected_ids[example.rejected_focus == 1].tolist())
+    assert focus.strip("\n") == "    return 1 - b"
+
+
+def test_the_index_equals_one_made_from_the_records(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10))
+    names = [tmp_path / "d" / schema.shard_name("train", i, 6) for i in range(6)]
+    built = schema.open_dataset(tmp_path / "d").split("train").index
+    assert schema.index_shards(names).fingerprint() == built.fingerprint()
+
+
+def test_shards_hold_as_many_pairs_as_asked(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10))
+    shards = sorted((tmp_path / "d").glob("codeflow-train.tfrecord-*"))
+    assert [path.name[-14:] for path in shards] == [f"{i:05d}-of-00006"[-14:] for i in range(6)]
+    assert [sum(1 for _ in tfrecord.iterate(path)) for path in shards] == [10, 10, 10, 10, 10, 4]
+
+
+def test_a_task_lies_in_one_split_only(histories, tokenizer_path, tmp_path):
+    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path, eval_fraction=0.4))
+    dataset = schema.open_dataset(tmp_path / "d")
+    tasks = {name: {dataset.split(name)[i].task for i in range(report.pairs[name])} for name in dataset.splits}
+    assert dataset.splits == ("train", "eval")
+    assert not tasks["train"] & tasks["eval"]
+    assert len(tasks["train"] | tasks["eval"]) == 15
+
+
+def test_the_eval_fraction_is_that_of_the_tasks(tokenizer_path):
+    settings = _settings(tokenizer_path, eval_fraction=0.25)
+    splits = collections.Counter(chunks.split_of(f"task {i}", settings) for i in range(4000))
+    assert abs(splits["eval"] / 4000 - 0.25) < 0.03
+
+
+def test_another_seed_draws_another_split(tokenizer_path):
+    splits = [
+        [chunks.split_of(f"task {i}", _settings(tokenizer_path, eval_fraction=0.5, seed=seed)) for i in range(50)]
+        for seed in (0, 1)
+    ]
+    assert splits[0] != splits[1]
+
+
+def test_long_pairs_are_dropped_and_never_cut(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "all", _settings(tokenizer_path))
+    index = schema.open_dataset(tmp_path / "all").split("train").index
+    totals = index.prompt_len + np.maximum(index.chosen_len, index.rejected_len)
+    limit = int(np.median(totals))
+    report = build.build([histories], tmp_path / "short", _settings(tokenizer_path, max_tokens=limit))
+    assert report.dropped["too_many_tokens"] == (totals > limit).sum() > 0
+    assert report.pairs["train"] == (totals <= limit).sum()
+
+
+def test_long_prompts_are_counted_apart(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "all", _settings(tokenizer_path))
+    prompt = schema.open_dataset(tmp_path / "all").split("train").index.prompt_len
+    limit = int(prompt.min())
+    report = build.build([histories], tmp_path / "short", _settings(tokenizer_path, max_prompt_tokens=limit))
+    assert report.dropped["prompt_too_long"] == (prompt > limit).sum() > 0
+
+
+def test_a_repeated_pair_is_dropped_wherever_its_first_one_was(tokenizer_path, tmp_path):
+    pairs = [tiny.pair("x = 1\n", "x = 2\n", pair_id=f"p{i}") for i in range(20)]
+    records.write_pairs(tmp_path / "p.jsonl", pairs)
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+    assert report.pairs == {"train": 1}
+    assert report.dropped["duplicate"] == 19
+
+
+def test_pairs_that_become_equal_by_normalisation_are_repeats(tmp_path):
+    tiny.byte_level(nfc=True).save_pretrained(tmp_path / "nfc")
+    pairs = [tiny.pair(f"x = '{e}'\n", "x = 2\n", pair_id=e) for e in ("e\u0301", "\u00e9")]
+    records.write_pairs(tmp_path / "p.jsonl", pairs)
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", _settings(tmp_path / "nfc"))
+    assert report.dropped["duplicate"] == 1
+
+
+def test_histories_and_pairs_mix(histories, tokenizer_path, tmp_path):
+    records.write_pairs(tmp_path / "p.jsonl", [tiny.pair("Answer: 1", "Answer: 2", form="text")])
+    report = build.build([tmp_path / "p.jsonl", histories], tmp_path / "d", _settings(tokenizer_path))
+    assert report.pairs == {"train": 55}
+
+
+def test_a_pair_id_in_two_inputs_is_refused(tokenizer_path, tmp_path):
+    for name in "ab":
+        records.write_pairs(tmp_path / f"{name}.jsonl", [tiny.pair("x = 1\n")])
+    with pytest.raises(UserError, match="two pairs have the pair_id 'p0'"):
+        build.build([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+
+
+@pytest.mark.slow
+def test_the_result_does_not_depend_on_workers(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "alone", _settings(tokenizer_path, eval_fraction=0.3))
+    build.build([histories], tmp_path / "two", _settings(tokenizer_path, eval_fraction=0.3, workers=2))
+    _assert_same_folder(tmp_path / "alone", tmp_path / "two")
+
+
+def test_tfds_opens_the_folder_without_tensorflow(histories, tokenizer_path, tmp_path):
+    import tensorflow_datasets as tfds
+
+    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10, eval_fraction=0.3))
+    info = tfds.builder_from_directory(tmp_path / "d").info
+    assert info.name == "codeflow"
+    assert {name: info.splits[name].num_examples for name in info.splits} == report.pairs
+    for name in info.splits:
+        assert all((tmp_path / "d" / shard).exists() for shard in info.splits[name].filenames)
+    assert info.features["rejected_focus"].np_dtype == np.uint8
+
+
+def test_the_dataset_carries_its_rules_and_tokenizer(histories, tokenizer_path, tmp_path):
+    from iterpref_jax.data import text_rules
+
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    dataset = schema.open_dataset(tmp_path / "d")
+    rules = text_rules.rules_from_json(dataset.metadata["text"])
+    text_rules.check_tokenizer(text_rules.load_tokenizer(dataset.tokenizer_path), rules, "copy")
+    assert dataset.metadata["focus"] == "line"
+    assert rules.fence_open == "```python\n"
+
+
+def test_building_again_is_said_and_changes_nothing(histories, tokenizer_path, tmp_path, capsys):
+    first = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    before = (tmp_path / "d" / "iterpref.json").stat().st_mtime_ns
+    again = build.build([histories], tmp_path / "d", _settings(tokenizer_path, workers=3))
+    assert "already built" in capsys.readouterr().err
+    assert again == first
+    assert (tmp_path / "d" / "iterpref.json").stat().st_mtime_ns == before
+
+
+def test_another_plan_does_not_overwrite_a_dataset(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    with pytest.raises(UserError, match=r"another plan \(changed: settings\)"):
+        build.build([histories], tmp_path / "d", _settings(tokenizer_path, seed=1))
+    records.write_trajectories(histories, tiny.trajectories(29))
+    with pytest.raises(UserError, match=r"another plan \(changed: inputs\)"):
+        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+
+
+def test_a_folder_of_something_else_is_not_overwritten(histories, tokenizer_path, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="no finished dataset: remove it"):
+        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    assert (tmp_path / "d" / "thesis.tex").read_text() == "precious"
+
+
+def _stop_at_chunk(monkeypatch, number, error):
+    make = chunks.make_chunk
+
+    def stopping(tools, chunk, items):
+        if chunk == number:
+            raise error
+        return make(tools, chunk, items)
+
+    monkeypatch.setattr(chunks, "make_chunk", stopping)
+    return lambda: monkeypatch.setattr(chunks, "make_chunk", make)
+
+
+def _build_stopped(monkeypatch, histories, tokenizer_path, out, error, match):
+    heal = _stop_at_chunk(monkeypatch, 3, error)
+    with pytest.raises(UserError, match=match):
+        build.build([histories], out, _settings(tokenizer_path))
+    heal()
+    assert not out.exists()
+
+
+def test_a_full_disk_says_what_was_kept_and_the_build_goes_on(histories, tokenizer_path, tmp_path, monkeypatch, capsys):
+    build.build([histories], tmp_path / "whole", _settings(tokenizer_path))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    out = tmp_path / "d"
+    _build_stopped(monkeypatch, histories, tokenizer_path, out, full, r"no space left.*kept in .*d\.building")
+    made = []
+    make = chunks.make_chunk
+    monkeypatch.setattr(chunks, "make_chunk", lambda tools, n, items: made.append(n) or make(tools, n, items))
+    build.build([histories], out, _settings(tokenizer_path))
+    assert made == [3, 4, 5, 6, 7]
+    assert "3 chunks are done" in capsys.readouterr().err
+    _assert_same_folder(tmp_path / "whole", out)
+    assert not (tmp_path / "d.building").exists()
+
+
+def test_an_interrupt_is_a_message(histories, tokenizer_path, tmp_path, monkeypatch):
+    _build_stopped(monkeypatch, histories, tokenizer_path, tmp_path / "d", KeyboardInterrupt(), "stopped by a signal")
+
+
+def test_other_errors_keep_their_traceback(histories, tokenizer_path, tmp_path, monkeypatch):
+    _stop_at_chunk(monkeypatch, 1, OSError(errno.EACCES, "denied"))
+    with pytest.raises(OSError, match="denied"):
+        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+
+
+def test_an_unfinished_build_of_another_plan_starts_anew(histories, tokenizer_path, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "d"
+    _build_stopped(monkeypatch, histories, tokenizer_path, out, KeyboardInterrupt(), "stopped")
+    settings = _settings(tokenizer_path, focus=FocusSettings(mode="token", empty="drop", seed=0))
+    build.build([histories], out, settings)
+    assert "another plan: starting anew" in capsys.readouterr().err
+    build.build([histories], tmp_path / "fresh", settings)
+    _assert_same_folder(tmp_path / "fresh", out)
+
+
+def test_a_chunk_whose_records_were_cut_is_made_again(histories, tokenizer_path, tmp_path, monkeypatch):
+    out = tmp_path / "d"
+    _build_stopped(monkeypatch, histories, tokenizer_path, out, KeyboardInterrupt(), "stopped")
+    cut = chunks.records_path(tmp_path / "d.building" / "chunks", 1, "train")
+    cut.write_bytes(cut.read_bytes()[:-7])
+    build.build([histories], out, _settings(tokenizer_path))
+    build.build([histories], tmp_path / "whole", _settings(tokenizer_path))
+    _assert_same_folder(tmp_path / "whole", out)
+
+
+def test_an_unfinished_dataset_is_refused_by_readers(histories, tokenizer_path, tmp_path, monkeypatch):
+    _build_stopped(monkeypatch, histories, tokenizer_path, tmp_path / "d", KeyboardInterrupt(), "stopped")
+    with pytest.raises(UserError, match="did not finish"):
+        schema.open_dataset(tmp_path / "d")
+
+
+def test_two_builds_of_one_folder_do_not_run_at_once(histories, tokenizer_path, tmp_path):
+    with build._locked(tmp_path / "d.building"), pytest.raises(UserError, match="another process builds"):
+        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+
+
+def test_nothing_left_is_refused_with_the_counts(tokenizer_path, tmp_path):
+    records.write_trajectories(tmp_path / "h.jsonl", [tiny.trajectories(1)[0]] * 1)
+    settings = _settings(tokenizer_path, pairs=PairSettings(choose="last", max_per_task=0, seed=0))
+    with pytest.raises(UserError, match=r"no pair is left for training, of 1 pairs.*dropped: empty_focus 1"):
+        build.build([tmp_path / "h.jsonl"], tmp_path / "d", settings)
+
+
+def test_histories_without_any_pair_are_refused_with_the_counts(tokenizer_path, tmp_path):
+    passing = dataclasses.replace(tiny.trajectories(1)[0], versions=tiny.trajectories(1)[0].versions[-1:])
+    records.write_trajectories(tmp_path / "h.jsonl", [passing])
+    with pytest.raises(UserError, match=r"of 0 pairs.*no_failing_version 1"):
+        build.build([tmp_path / "h.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "reason"),
+    [([], "d", "no input files"), (["none.jsonl"], "d", "none.jsonl: no such file"), (["x"], "gs://b/d", "local disk")],
+)
+def test_bad_paths_are_refused(tokenizer_path, inputs, out, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        build.build(inputs, out, _settings(tokenizer_path))
+
+
+@pytest.mark.parametrize("changes", [{"eval_fraction": 1.0}, {"shard_pairs": 0}, {"workers": -1}, {"max_tokens": 0}])
+def test_impossible_settings_are_refused_by_name(tokenizer_path, changes):
+    with pytest.raises(UserError, match=next(iter(changes))):
+        _settings(tokenizer_path, **changes)
+
+
+def test_layout_tokens_of_one_pair_by_hand():
+    # prompt 10; chosen 20; rejected 15 of which 6 are common; the last focus token is the 9th.
+    columns = {
+        name: np.array([value])
+        for name, value in (
+            ("prompt_len", 10),
+            ("chosen_len", 20),
+            ("rejected_len", 15),
+            ("common_len", 6),
+            ("rejected_focus_end", 9),
+        )
+    }
+    assert build_report.layout_tokens(columns) == {
+        "separate": 55,
+        "separate+truncate": 10 + 20 + 10 + 9,
+        "shared": 10 + 6 + 14 + 9,
+        "shared+truncate": 10 + 6 + 14 + 3,
+    }
+    columns["rejected_focus_end"][:] = 0
+    assert build_report.layout_tokens(columns)["separate+truncate"] == 30
+    columns["rejected_focus_end"][:] = 5
+    assert build_report.layout_tokens(columns)["shared+truncate"] == 30
+
+
+def test_the_report_counts_what_the_index_holds(histories, tokenizer_path, tmp_path):
+    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    index = schema.open_dataset(tmp_path / "d").split("train").index
+    assert sum(report.content["lengths"]["prompt"]["pairs"]) == len(index)
+    assert report.content["lengths"]["rejected"]["max"] == index.rejected_len.max()
+    markdown = (tmp_path / "d" / "report.md").read_text()
+    assert "| train | 54 | 15 |" in markdown
+    assert "| `empty_focus` | 6 |" in markdown
+
+
+SCRIPT = """
+import sys
+from iterpref_jax.data import build, chunks
+from iterpref_jax.errors import UserError
+from tests.data import tiny
+if __name__ == "__main__":
+    chunks.CHUNK_PAIRS = 8
+    histories, tokenizer, out, workers = sys.argv[1:]
+    try:
+        build.build([histories], out, tiny.build_settings(tokenizer, workers=int(workers)))
+    except UserError as error:
+        sys.exit(f"refused: {error}")
+"""
+
+
+def _children(pid):
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # the process ended meanwhile
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _wait_until(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.005)
+
+
+def _alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 2)])
+def test_a_killed_build_goes_on_to_the_same_bytes(tokenizer_path, tmp_path, number, workers):
+    histories, out = tmp_path / "h.jsonl", tmp_path / "d"
+    records.write_trajectories(histories, tiny.trajectories(3000))
+    (tmp_path / "run.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "run.py"), str(histories), str(tokenizer_path), str(out), str(workers)]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
+        done = lambda: len(list((tmp_path / "d.building" / "chunks").glob("*.json")))  # noqa: E731
+        _wait_until(lambda: done() > 2 or process.poll() is not None, 120, "the first chunks")
+        children = _children(process.pid)
+        process.send_signal(number)
+        error = process.stderr.read().decode()
+    _wait_until(lambda: not any(map(_alive, children)), 20, "the workers to end with their parent")
+    assert not out.exists(), "the build ended before it was killed"
+    assert number == signal.SIGKILL or "refused: stopped by a signal" in error
+    settings = _settings(tokenizer_path)
+    build.build([histories], out, settings)
+    build.build([histories], tmp_path / "whole", settings)
+    _assert_same_folder(tmp_path / "whole", out)
+
+
+def test_importing_the_build_costs_no_jax_no_tfds_and_no_transformers():
+    heavy = ("jax", "tensorflow_datasets", "transformers", "torch")
+    code = f"import sys, iterpref_jax.data.build; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_metadata_is_json_that_names_every_part(histories, tokenizer_path, tmp_path):
+    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    metadata = json.loads((tmp_path / "d" / "iterpref.json").read_text())
+    assert set(metadata) >= {"schema_version", "iterpref_jax", "focus", "text", "settings", "plan", "dropped", "splits"}
+    assert "workers" not in metadata["settings"]
