@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.inject = inject = ml_collections.ConfigDict()
     inject.histories_per_task = 6
     inject.max_bugs = 3
-    inject.seed = config.get_ref("seed")
+    inject.seed = config.get_oneway_ref("seed")
 
     config.sandbox = sandbox = ml_collections.ConfigDict()
     sandbox.tier = "rlimit"
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sandbox.workers = 2
 
     config.build = build = ml_collections.ConfigDict()
-    build.seed = config.get_ref("seed")
+    build.seed = config.get_oneway_ref("seed")
     build.eval_fraction = 0.05  # of the tasks, never of the rows
     build.max_prompt_tokens = 1024
     build.max_tokens = 2048  # prompt + longer completion; longer pairs are dropped and counted, never cut
@@ -51,11 +51,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     build.pairs = pairs = ml_collections.ConfigDict()
     pairs.choose = "random"  # first, last, all
     pairs.max_per_task = 0  # 0 = no cap
-    pairs.seed = config.get_ref("seed")
+    pairs.seed = config.get_oneway_ref("seed")
     build.focus = focus = ml_collections.ConfigDict()
     focus.mode = "line"  # token, prefix_suffix, augment
     focus.empty = "drop"  # keep, anchor
-    focus.seed = config.get_ref("seed")
+    focus.seed = config.get_oneway_ref("seed")
     build.filters = filters = ml_collections.ConfigDict()
     filters.max_focus_lines = 20  # 0 = any
     filters.drop_comment_focus = True
@@ -140,6 +140,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def make_tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks any config to random weights of a small model and short rows; data and objective stay as they are."""
+    # It may follow model.path, which is emptied next; assigned, it stays.
+    config.build.text.tokenizer = config.build.text.tokenizer
     config.model.path = ""
     config.model.init = tiny_shape()
     config.model.compute.compute_dtype = "float32"

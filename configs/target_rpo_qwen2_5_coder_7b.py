@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     options = base.parse_arg(arg, tiny=False, released=False)
     config = base.get_config()
     config.model.path = "Qwen2.5-Coder-7B"
-    config.build.text.tokenizer = config.model.get_ref("path")
+    config.build.text.tokenizer = config.model.get_oneway_ref("path")
     config.objective.recipe = "target_rpo"
     config.objective.alpha = 1.0
     if options.released:

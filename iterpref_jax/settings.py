@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,8 @@ def from_json(content: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 def read_section(config: ml_collections.ConfigDict, section: str) -> Any:
     """Returns the settings of one section (`inject`, `sandbox` or `build`); see `load_config` for the errors."""
+    if section not in config:
+        raise UserError(f"the config lacks {section}; every field stands in configs/base.py")
     return _read(_load(*SECTIONS[section]), config[section], section)
 
 
@@ -88,6 +91,11 @@ def _get_config(file: Path, arg: str) -> ml_collections.ConfigDict:
         return module.get_config(arg)
     except ValueError as error:
         raise UserError(f"--config={file}:{arg}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        # What ml_collections raises for a misspelt key or a value of another type; the frame after ours is the file's.
+        frames = traceback.extract_tb(error.__traceback__)[1:2]
+        where = f", line {frames[0].lineno}" if frames else ""
+        raise UserError(f"--config: {file}{where}: {error}") from error
 
 
 def _override(config: ml_collections.ConfigDict, override: str) -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-import tokenizers
 import transformers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from iterpref_jax.codeflow import records
 
@@ -36,19 +34,11 @@ def texts(path: str) -> Iterator[str]:
 
 def train(paths: list[str], out: str, vocab_size: int) -> int:
     """Writes the tokenizer folder; returns the size of its vocabulary."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((text for path in paths for text in texts(path)), trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+    # A tokenizer class of its own kind: transformers picks the class by the model_type beside it, and one that
+    # splits text in another way would read other tokens than those that were trained on.
+    empty = transformers.Qwen2Tokenizer(eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE)
+    every_text = (text for path in paths for text in texts(path))
+    fast = empty.train_new_from_iterator(every_text, vocab_size, show_progress=False)
     fast.save_pretrained(out)
     return len(fast)
 

@@ -39,7 +39,7 @@ def parse(arguments: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argp
         word = words.pop(0)
         if not word.startswith(_OVERRIDE):
             rest.append(word)
-        elif "=" in word or not words:
+        elif "=" in word or not words or words[0].startswith("--"):
             overrides.append(word.removeprefix(_OVERRIDE))
         else:
             overrides.append(f"{word.removeprefix(_OVERRIDE)}={words.pop(0)}")

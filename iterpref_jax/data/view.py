@@ -16,10 +16,11 @@ import numpy as np
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
 from iterpref_jax.data import layout, schema, text_rules, token_bytes, view_text, view_tree
-from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.preference import PARTS
 from iterpref_jax.objectives.weights import RECIPES, find_recipe
 
+DEFAULT_RECIPE = "target_rpo"
 SIDES = ("chosen", "rejected")
 
 
@@ -27,12 +28,13 @@ class Token(NamedTuple):
     """A token of a completion, and what it is in the tree of the layout `shared+truncate`.
 
     `column`, `depth` and `visible_until` are None where the token is left out; `source` (the column that predicts it)
-    and `part` are None and the weights 0 where it is no target.
+    and `part` are None and the weights 0 where it is no target. An anchor is in the focus without any focus character.
     """
 
     id: int
     text: str
     is_focus: bool
+    is_anchor: bool
     column: int | None
     depth: int | None
     visible_until: int | None
@@ -141,20 +143,20 @@ def vocabulary(tokenizer, rules: text_rules.TextRules) -> Vocabulary:
     )
 
 
-def weighting(recipe: str, focus_mode: str, *, seed: int, nll_norm: str) -> layout.Weighting:
-    """Returns the weighting of a recipe; "" is target_rpo or, for another focus, the first recipe that needs it.
+def choose_recipe(name: str, focus_mode: str) -> str:
+    """Returns `name`, or for "" target_rpo where it fits the focus of the pairs, else the first recipe that does.
 
     Raises UserError for an unknown recipe, or one that needs another focus than the pairs have.
     """
-    fitting = [name for name, found in RECIPES.items() if found.focus_mode in (None, focus_mode)]
-    focal = [name for name in ("target_rpo", *fitting) if RECIPES[name].focus_mode == focus_mode]
-    found = find_recipe(recipe or focal[0])
-    if found.focus_mode not in (None, focus_mode):
+    fitting = [known for known, recipe in RECIPES.items() if recipe.focus_mode in (None, focus_mode)]
+    focal = [known for known in (DEFAULT_RECIPE, *fitting) if RECIPES[known].focus_mode == focus_mode]
+    name = name or focal[0]
+    if find_recipe(name).focus_mode not in (None, focus_mode):
         raise UserError(
-            f"--recipe={recipe} needs {found.focus_mode!r} focus, these pairs have {focus_mode!r}; "
+            f"--recipe={name} needs {find_recipe(name).focus_mode!r} focus, these pairs have {focus_mode!r}; "
             f"recipes that fit: {', '.join(fitting)}"
         )
-    return layout.Weighting(recipe=found, seed=seed, nll_norm=nll_norm)
+    return name
 
 
 def of_record(
@@ -224,12 +226,6 @@ def factor(whole: int, part: int) -> float:
     return whole / part if part else 1.0
 
 
-def refuse_unknown_pair(wanted: str, known: Sequence[str], where: str) -> None:
-    """Raises UserError: no pair id contains `wanted`; with the closest of `known`, or some of them."""
-    hint = did_you_mean(wanted, known) or f"; there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
-    raise UserError(f"--pair {wanted!r}: no pair id of {where} contains it ({len(known)} pairs looked at){hint}")
-
-
 def _completion(
     side: int,
     example: schema.Example,
@@ -245,12 +241,20 @@ def _completion(
         name=SIDES[side],
         text=text,
         spans=tuple(spans),
-        tokens=tuple(_tokens(side, example, tree, [text[place.start : place.end] for place in places])),
+        tokens=tuple(_tokens(side, example, tree, [_Word(text, place, spans) for place in places])),
         lines=tuple(view_text.lines(text, places, spans, words.fences)),
     )
 
 
-def _tokens(side: int, example: schema.Example, tree: layout.Tree, texts: list[str]) -> Iterable[Token]:
+class _Word:
+    """The text of a token, and whether any of it is in the focus."""
+
+    def __init__(self, text: str, place: view_text.Place, spans: Sequence[focusing.Span]):
+        self.text = text[place.start : place.end]
+        self.in_focus = any(start < max(place.end, place.start + 1) and place.start < end for start, end in spans)
+
+
+def _tokens(side: int, example: schema.Example, tree: layout.Tree, words: list[_Word]) -> Iterable[Token]:
     """Yields a completion's tokens with what the tree holds for them, found by their place in the branch."""
     ids, focus = getattr(example, f"{SIDES[side]}_ids"), getattr(example, f"{SIDES[side]}_focus")
     prompt = len(example.prompt_ids)
@@ -258,11 +262,14 @@ def _tokens(side: int, example: schema.Example, tree: layout.Tree, texts: list[s
     own = np.flatnonzero(tree.side == side)
     # A target stands one position behind the column that predicts it.
     targets = dict(zip((tree.depth[tree.source[own]] + 1 - prompt).tolist(), own.tolist(), strict=True))
-    for number, (i, column) in enumerate(zip(ids.tolist(), columns, strict=True)):
-        placed = (None, None, None) if column < 0 else (column, int(tree.depth[column]), int(tree.visible_until[column]))
+    for number, (i, word, column) in enumerate(zip(ids.tolist(), words, columns, strict=True)):
+        placed = (
+            (None, None, None) if column < 0 else (column, int(tree.depth[column]), int(tree.visible_until[column]))
+        )
         target = targets.get(number)
         facts = (None, 0.0, 0.0, None) if target is None else _target(tree, target)
-        yield Token(i, texts[number], bool(focus[number]), *placed, *facts)
+        is_focus = bool(focus[number])
+        yield Token(i, word.text, is_focus, is_focus and not word.in_focus, *placed, *facts)
 
 
 def _target(tree: layout.Tree, number: int) -> tuple[int, float, float, str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
-import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from etils import epath
 
@@ -15,16 +14,21 @@ from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import pairs as pairing
 from iterpref_jax.data import chunks, layout, schema, text_rules, tokenize, view, view_tree
-from iterpref_jax.errors import UserError
+from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.objectives.weights import find_recipe
+
+Item = TypeVar("Item")
 
 DEFAULT_SPLIT = "train"
-# Pairs of a file are encoded so many at a time: the tokenizer works on batches in parallel.
-BATCH = 64
+NAMED = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to show: the first `limit` pairs whose id contains `pair`; `split` "" is train (a dataset has splits)."""
+    """What to show: the first `limit` pairs whose id contains `pair`, weighted by `recipe` ("": one that fits).
+
+    `split` is for datasets only ("": train); `nll_norm` is the objective's.
+    """
 
     limit: int
     pair: str
@@ -39,25 +43,17 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Pairs to show, and what is said above them.
+    """Pairs to show, and what is said above them; `summary` covers `total` pairs (a file: the shown ones) or is None.
 
-    `total` pairs were there to choose from; `sums` are columns of all of them per layout, where known without reading
-    (a dataset's index knows, a file does not), and `targets` those of the log-probs computed.
+    `total` is how many pairs there are, shown or not.
     """
 
     source: str
     about: str
     recipe: str
     total: int
+    summary: view_tree.Summary | None
     pairs: tuple[view.PairView, ...]
-    sums: dict[str, int]
-    targets: int
-
-
-class _Item(NamedTuple):
-    pair: records.Pair
-    focus: focusing.Focus
-    rule: str | None
 
 
 def read(path: str, wanted: Wanted, build: chunks.BuildSettings | None) -> Shown:
@@ -67,7 +63,7 @@ def read(path: str, wanted: Wanted, build: chunks.BuildSettings | None) -> Shown
     """
     found = epath.Path(path)
     if not found.exists():
-        raise UserError(f"{path}: no such file or folder; name a dataset that `iterpref build` wrote, or a file of pairs")
+        raise UserError(f"{path}: no such file or folder; name a dataset of `iterpref build`, or a file of pairs")
     if not found.is_dir():
         return _read_file(path, wanted, build)
     if build is not None:
@@ -76,25 +72,23 @@ def read(path: str, wanted: Wanted, build: chunks.BuildSettings | None) -> Shown
 
 
 def _read_dataset(dataset: schema.Dataset, wanted: Wanted) -> Shown:
+    name, mode = wanted.split or DEFAULT_SPLIT, dataset.metadata["focus"]
+    split = dataset.split(name)
     rules = text_rules.rules_from_json(dataset.metadata["text"])
     tokenizer = text_rules.load_tokenizer(str(dataset.tokenizer_path))
     text_rules.check_tokenizer(tokenizer, rules, str(dataset.tokenizer_path))
-    name = wanted.split or DEFAULT_SPLIT
-    split = dataset.split(name)
-    seed = dataset.metadata["settings"]["seed"]
-    weights = view.weighting(wanted.recipe, dataset.metadata["focus"], seed=seed, nll_norm=wanted.nll_norm)
     words = view.vocabulary(tokenizer, rules)
-    examples = ((record, split[record]) for record in range(len(split)))
-    chosen = _pick(examples, wanted, str(dataset.path), lambda item: item[1].pair_id)
-    costs = {layout_name: _costs(split.index, layout_name, weights) for layout_name in view_tree.NAMES}
+    recipe, weights = _weights(wanted, mode, dataset.metadata["settings"]["seed"])
+    examples = enumerate(split[record] for record in range(len(split)))
+    named = ((example.pair_id, (record, example)) for record, example in examples)
+    chosen = _pick(named, wanted, f"{dataset.path}, split {name}")
     return Shown(
         source=str(dataset.path),
-        about=f"split {name}, {dataset.metadata['focus']} focus",
-        recipe=view.recipe_name(weights),
+        about=f"split {name}, focus by {mode}",
+        recipe=recipe,
         total=len(split),
+        summary=view_tree.summary(split.index, weights),
         pairs=tuple(view.of_record(example, record, words, weights) for record, example in chosen),
-        sums={layout_name: int(cost.tokens.sum()) for layout_name, cost in costs.items()},
-        targets=int(costs[view_tree.FOCAL].targets.sum()),
     )
 
 
@@ -105,20 +99,96 @@ def _read_file(path: str, wanted: Wanted, build: chunks.BuildSettings | None) ->
     if build is None:
         raise UserError(
             f"{path} holds {kind}: their focus needs the settings of a config; add --config=FILE, such as "
-            "--config=configs/base.py (and --config.build.text.tokenizer=FOLDER to see tokens and trees)"
+            "--config=configs/base.py, and --config.build.text.tokenizer=FOLDER to see tokens and trees as well"
         )
+    recipe, weights = _weights(wanted, build.focus.mode, build.seed)
     pairs = list(_pairs(path, kind, build))
-    weights = view.weighting(wanted.recipe, build.focus.mode, seed=build.seed, nll_norm=wanted.nll_norm)
-    chosen = _pick(enumerate(pairs), wanted, path, lambda item: item[1].pair_id)
+    named = ((pair.pair_id, (record, pair)) for record, pair in enumerate(pairs))
+    chosen = _pick(named, wanted, path)
     views = tuple(_views(chosen, build, weights))
-    index = schema.make_index([_place(pair) for pair in views if pair.tokens])
-    costs = {name: _costs(index, name, weights) for name in view_tree.NAMES} if len(index) else {}
     return Shown(
         source=path,
-        about=f"{kind}, {build.focus.mode} focus",
-        recipe=view.recipe_name(weights),
+        about=f"{kind}, focus by {build.focus.mode}",
+        recipe=recipe,
         total=len(pairs),
+        summary=_summary(views, weights),
         pairs=views,
-        sums={name: int(cost.tokens.sum()) for name, cost in costs.items()},
-        targets=int(costs[view_tree.FOCAL].targets.sum()) if costs else 0,
     )
+
+
+def _weights(wanted: Wanted, mode: str, seed: int) -> tuple[str, layout.Weighting]:
+    name = view.choose_recipe(wanted.recipe, mode)
+    return name, layout.Weighting(recipe=find_recipe(name), seed=seed, nll_norm=wanted.nll_norm)
+
+
+def _pick(named: Iterable[tuple[str, Item]], wanted: Wanted, where: str) -> list[Item]:
+    """Returns the first items whose name contains the wanted one; raises UserError, with close names, if none does."""
+    found, others = [], []
+    for name, item in named:
+        if wanted.pair in name:
+            found.append(item)
+        else:
+            others.append(name)
+        if len(found) == wanted.limit:
+            break
+    if not found:
+        some = f"; there are {', '.join(others[:NAMED])}{', ...' if len(others) > NAMED else ''}"
+        # Ids are long ("source/task/3#v1"): what was meant is close to one part of them.
+        hint = (
+            did_you_mean(wanted.pair, [piece for name in others for piece in (name, *re.split("[/#]", name))]) or some
+        )
+        raise UserError(f"--pair={wanted.pair}: no pair id of {where} contains it ({len(others)} pairs){hint}")
+    return found
+
+
+def _pairs(path: str, kind: str, build: chunks.BuildSettings) -> Iterator[records.Pair]:
+    if kind == "pairs":
+        return records.read_pairs(path)
+    return pairing.make_pairs(records.read_trajectories(path), build.pairs, collections.Counter())
+
+
+def _views(
+    chosen: list[tuple[int, records.Pair]], build: chunks.BuildSettings, weights: layout.Weighting
+) -> Iterator[view.PairView]:
+    encoder = _encoder(build)
+    words = None if encoder is None else view.vocabulary(encoder.tokenizer, encoder.rules)
+    benchmarks = filters.load_benchmarks(build.filters)
+    for record, pair in chosen:
+        pair = pair if encoder is None else _normalized(pair, encoder)
+        focus = focusing.find_focus(pair.chosen, pair.rejected, build.focus, pair.pair_id, fenced=pair.form == "text")
+        rule = filters.rejecting_rule(
+            pair, focus, build.filters, empty=build.focus.empty, benchmarks=benchmarks, seen=set()
+        )
+        if encoder is None or words is None:
+            yield view.of_text(pair, focus, dropped=rule)
+        else:
+            [example] = encoder.encode_pairs([pair], [focus])
+            spans = _shifted(focus, pair, encoder.rules)
+            yield view.of_record(example, record, words, weights, spans=spans, dropped=rule)
+
+
+def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
+    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
+    return dataclasses.replace(pair, chosen=chosen, rejected=rejected)
+
+
+def _encoder(build: chunks.BuildSettings) -> tokenize.Encoder | None:
+    if not build.text.tokenizer:
+        return None
+    tokenizer = text_rules.load_tokenizer(build.text.tokenizer)
+    return tokenize.Encoder(tokenizer, text_rules.make_rules(build.text, tokenizer))
+
+
+def _shifted(
+    focus: focusing.Focus, pair: records.Pair, rules: text_rules.TextRules
+) -> tuple[list[focusing.Span], list[focusing.Span]]:
+    """Moves the spans behind the fence that the encoder puts in front of a program."""
+    shift = len(rules.fence_open) if pair.form == "code" else 0
+    chosen, rejected = ([(a + shift, b + shift) for a, b in spans] for spans in (focus.chosen, focus.rejected))
+    return chosen, rejected
+
+
+def _summary(views: tuple[view.PairView, ...], weights: layout.Weighting) -> view_tree.Summary | None:
+    place = dict.fromkeys(("shard", "offset", "length", "crc"), 0)
+    rows = [place | schema.counts(pair.tokens.example) for pair in views if pair.tokens]
+    return view_tree.summary(schema.make_index(rows), weights) if rows else None

@@ -16,6 +16,9 @@ import numpy as np
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import lcs
 
+# The ones that real code has; every other one is shown by its number.
+CONTROLS = {"\r": "CR", "\x1b": "ESC", "\x00": "NUL", "\x08": "BS", "\x0c": "FF"}
+
 Kind = Literal["text", "space", "tab", "newline", "char", "bytes", "special"]
 
 
@@ -128,6 +131,13 @@ def mark(part: Part) -> str:
     return part.text
 
 
+def shortened(found: Iterable[Line], limit: int) -> str:
+    """Returns the text of lines as one line of at most `limit` characters, special tokens left out."""
+    parts = (part for line in found for run in line.runs for part in run.parts if part.kind != "special")
+    text = " ".join("".join(part.text if part.kind == "newline" else mark(part) for part in parts).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 class _Cuts:
     """A text with its focus, ready to be cut."""
 
@@ -190,7 +200,6 @@ def _numbers(text: str, rows: list[focusing.Span], fences: tuple[str, str]) -> l
 
 
 def _code_point(char: str) -> str:
-    names = {"\r": "␍", "\n": "↵", "\x1b": "␛", "\x00": "␀"}
     if "\udc80" <= char <= "\udcff":
         return f"⟨{ord(char) - 0xDC00:02X}⟩"
-    return names.get(char, f"⟨U+{ord(char):04X}⟩")
+    return f"⟨{CONTROLS.get(char, f'U+{ord(char):04X}')}⟩"

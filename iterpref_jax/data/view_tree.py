@@ -61,12 +61,31 @@ class Stretch(NamedTuple):
     end: int
 
 
+class Summary(NamedTuple):
+    """Sums over many pairs: tokens by layout, targets, and the mean of the pairs' saving factors."""
+
+    pairs: int
+    tokens: dict[str, int]
+    targets: int
+    mean_saving: float
+
+
+def summary(index: schema.Index, weighting: layout.Weighting) -> Summary:
+    """Returns the sums over the pairs of an index, without reading a record."""
+    costs = {name: layout.costs(index, row_settings(name), weighting) for name in NAMES}
+    whole, focal = costs[NAMES[0]].tokens, costs[FOCAL].tokens
+    return Summary(
+        pairs=len(index),
+        tokens={name: int(cost.tokens.sum()) for name, cost in costs.items()},
+        targets=int(costs[FOCAL].targets.sum()),
+        mean_saving=float(np.mean(whole / np.maximum(focal, 1))) if len(index) else 1.0,
+    )
+
+
 def row_settings(name: str) -> layout.RowSettings:
     """Returns the settings of one of `NAMES`; the caps do not matter to a single tree."""
     kind, _, truncate = name.partition("+")
-    return layout.RowSettings(
-        layout=kind, truncate=bool(truncate), tokens=1, targets=0, pairs=0, rows_per_microbatch=1
-    )
+    return layout.RowSettings(layout=kind, truncate=bool(truncate), tokens=1, targets=0, pairs=0, rows_per_microbatch=1)
 
 
 def owners(tree: layout.Tree) -> np.ndarray:

@@ -19,6 +19,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.models.attention import Attention
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.layers import Mlp, RMSNorm, param, rotary
+from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS
 from iterpref_jax.parallel.rules import Placement
 
 Params = dict[str, Any]
@@ -66,6 +67,10 @@ class Compute:
         if self.remat not in REMAT_POLICIES:
             hint = did_you_mean(self.remat, REMAT_POLICIES)
             raise UserError(f"model.compute.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}{hint}")
+        if self.attention not in ("auto", *IMPLEMENTATIONS):
+            hint = did_you_mean(self.attention, IMPLEMENTATIONS)
+            known = ", ".join(("auto", *IMPLEMENTATIONS))
+            raise UserError(f"model.compute.attention must be one of {known}, not {self.attention!r}{hint}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.compute.compute_dtype must be float32 or bfloat16, not {self.compute_dtype!r}")
 

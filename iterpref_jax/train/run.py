@@ -60,6 +60,10 @@ class DataSettings:
     path: str
     pipeline: PipelineSettings
 
+    def __post_init__(self):
+        if not self.path:
+            raise UserError("set data.path to the folder that `iterpref build` wrote: --config.data.path=DIR")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:

@@ -12,10 +12,14 @@ from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import Decoder
 from tests.support.models import COMPUTE
 
-SHAPE = dict(
-    vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=256, attention_dropout=0.0,
-)  # fmt: skip
+# On models this small a second thread only waits, and next to XLA's threads it waits long.
+torch.set_num_threads(1)
+
+SHAPE = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "max_position_embeddings": 256, "attention_dropout": 0.0,
+}  # fmt: skip
+NOISE = 0.2
 CONFIGS = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}
 
 
@@ -24,9 +28,9 @@ def torch_model(family, seed):
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(CONFIGS[family](**SHAPE), dtype=torch.float32)
     with torch.no_grad():
-        # Fresh biases are 0 and norms 1; noise also makes the distributions far from uniform.
+        # Fresh biases are 0, norms 1 and distributions nearly uniform: noise makes a forgotten weight visible.
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(NOISE * torch.randn_like(parameter))
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""The whole objective against a dense PyTorch one: two plain sequences a pair, full logits, weights by the definitions."""
+"""The whole objective against a dense PyTorch one: two plain sequences a pair, full logits, weights as defined."""
 
 import functools
 
@@ -103,11 +103,20 @@ def keep_gradients():
     return optax.GradientTransformation(zeros, lambda gradients, state, params=None: (zeros(gradients), gradients))
 
 
-@functools.cache
-def compiled_step(decoder, objective):
-    optimizer = keep_gradients()
-    step = make_train_step(decoder, objective, optimizer, optax.constant_schedule(0.0), logits_chunk=32)
-    return jax.jit(lambda params, batch: step(init_state(optimizer, params), batch))
+STEPS, PROGRAMS = {}, {}
+
+
+def train_step(decoder, objective, params, batch):
+    """The real step, compiled once a program: recipes are data, so most of them lower to the same one."""
+    if (decoder, objective) not in STEPS:
+        optimizer = keep_gradients()
+        step = make_train_step(decoder, objective, optimizer, optax.constant_schedule(0.0), logits_chunk=32)
+        lowered = jax.jit(lambda params, batch: step(init_state(optimizer, params), batch)).lower(params, batch)
+        text = lowered.as_text()
+        if text not in PROGRAMS:
+            PROGRAMS[text] = lowered.compile()
+        STEPS[decoder, objective] = PROGRAMS[text]
+    return STEPS[decoder, objective](params, batch)
 
 
 def our_loss_and_gradients(family, recipe, nll_norm, layout):
@@ -117,7 +126,7 @@ def our_loss_and_gradients(family, recipe, nll_norm, layout):
     (decoder, params), (scorer, reference) = ours(family, POLICY), ours(family, REFERENCE)
     ref_logps = models.per_pair_logps(scorer, reference, EXAMPLES, rows, objective)
     batch, _ = models.make_batch(EXAMPLES, rows, objective, reference=ref_logps)
-    state, metrics = compiled_step(decoder, objective)(params, batch)
+    state, metrics = train_step(decoder, objective, params, batch)
     return float(metrics["loss"]), by_hf_name(decoder, state.opt_state)
 
 
@@ -127,9 +136,10 @@ def assert_equal_to_torch(family, recipe, nll_norm, layout):
     np.testing.assert_allclose(loss, wanted_loss, rtol=2e-6)
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
-
         # Absolute where terms of the size of the largest cancel: float32 carries 7 digits of them.
-        np.testing.assert_allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max(), err_msg=name)
+        np.testing.assert_allclose(
+            gradients[name], gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max(), err_msg=name
+        )
 
 
 def test_every_recipe_is_defined_here():

