@@ -36,10 +36,10 @@ def get_config(arg: str = ""):
         config.objective.recipe = "sft"
         config.objective.nll_norm = "token"
         config.optimizer.learning_rate = 2e-3
-        config.train.epochs = 2.0
+        config.train.epochs = 1.0
     elif options.stage == "target_rpo":
         config.objective.recipe = "target_rpo"
-        config.optimizer.learning_rate = 2e-4
+        config.optimizer.learning_rate = 5e-5
         config.train.epochs = 1.0
     else:
         raise ValueError(f"stage must be sft or target_rpo, not {options.stage!r}")

@@ -224,7 +224,7 @@ def test_a_config_spec_that_is_misspelt_is_named(spec, message):
         ("del config.train.steps", r"the config lacks train\.steps; every field stands in configs/base\.py"),
         ("del config.rows", r"the config lacks rows"),
         ("config.data.path = ''", r"data\.path"),
-        ("config.modle.path = 'X'", r"mine\.py, line 5: 'modle'"),
+        ("config.modle.path = 'X'", r"mine\.py, line 5: .*Did you mean .model."),
     ],
 )
 def test_a_mistake_in_a_config_file_is_named(line, message, write_config):

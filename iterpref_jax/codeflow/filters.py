@@ -130,8 +130,8 @@ def only_comments(lines: Iterable[str]) -> bool:
 
 def same_ast(one: str, other: str) -> bool:
     """Whether both programs parse, and to the same tree: they differ in layout and comments at most."""
-    tree = _tree(one)
-    return tree is not None and tree == _tree(other)
+    trees = _tree(one), _tree(other)
+    return None not in trees and _equal_nodes(*trees)
 
 
 def pair_key(pair: records.Pair) -> bytes:
@@ -172,15 +172,33 @@ def _code(pair: records.Pair, completion: str) -> str:
     return "".join(completion[start:end] for start, end in blocks) if blocks else completion
 
 
-def _tree(code: str) -> str | None:
+def _tree(code: str) -> ast.AST | None:
     try:
         with warnings.catch_warnings():
             # Invalid escapes in strings warn on every parse.
             warnings.simplefilter("ignore")
-            return ast.dump(ast.parse(code))
+            return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # Programs of models: no syntax, NUL characters (ValueError), or nesting beyond the parser's stack.
         return None
+
+
+def _equal_nodes(one: Any, other: Any) -> bool:
+    """Compares side by side and stops at the first difference: real pairs differ, and `ast.dump` of both is slow."""
+    waiting = [(one, other)]
+    while waiting:
+        a, b = waiting.pop()
+        if type(a) is not type(b):
+            return False
+        if isinstance(a, ast.AST):
+            waiting.extend((getattr(a, field, None), getattr(b, field, None)) for field in a._fields)
+        elif isinstance(a, list):
+            if len(a) != len(b):
+                return False
+            waiting.extend(zip(a, b, strict=True))
+        elif a != b:
+            return False
+    return True
 
 
 def _pair_ngrams(pair: records.Pair, size: int) -> Iterator[bytes]:

@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from iterpref_jax.codeflow import filters
-from iterpref_jax.data import schema
+from iterpref_jax.data import layout, schema
+from iterpref_jax.objectives.weights import find_recipe
 
 EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 BAR = 40
+LAYOUTS = (
+    ("separate", "separate", False),
+    ("separate+truncate", "separate", True),
+    ("shared", "shared", False),
+    ("shared+truncate", "shared", True),
+)
 
 
 def write(folder: pathlib.Path, metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> None:
@@ -51,24 +58,19 @@ def make(metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> dict[str
             "common prefix of completions": _share(2 * columns["common_len"], completions),
         },
         "pairs_without_rejected_focus": int((columns["rejected_focus_count"] == 0).sum()),
-        "layout_tokens": layout_tokens(columns),
+        "layout_tokens": layout_tokens(schema.Index(**columns)),
     }
 
 
-def layout_tokens(columns: dict[str, np.ndarray]) -> dict[str, int]:
-    """Returns the tokens a model reads in every layout, for weights on all of chosen and the rejected focus.
-
-    Truncated, the rejected completion ends with its last focus token; without any there is no rejected sequence.
-    """
-    prompt, chosen, rejected = (columns[f"{name}_len"].astype(np.int64) for name in ("prompt", "chosen", "rejected"))
-    common, end = columns["common_len"].astype(np.int64), columns["rejected_focus_end"].astype(np.int64)
-    totals = {
-        "separate": 2 * prompt + chosen + rejected,
-        "separate+truncate": prompt + chosen + np.where(end > 0, prompt + end, 0),
-        "shared": prompt + chosen + rejected - common,
-        "shared+truncate": prompt + chosen + np.maximum(end - common, 0),
-    }
-    return {name: int(total.sum()) for name, total in totals.items()}
+def layout_tokens(index: schema.Index) -> dict[str, int]:
+    """Returns the columns that all pairs take in every layout, for weights on all of chosen and the rejected focus."""
+    weighting = layout.Weighting(recipe=find_recipe("target_dpo"), seed=0, nll_norm="sum")
+    totals = {}
+    for name, kind, truncate in LAYOUTS:
+        # The caps do not enter a pair's cost.
+        rows = layout.RowSettings(layout=kind, truncate=truncate, tokens=1, targets=0, pairs=0, rows_per_microbatch=1)
+        totals[name] = int(layout.costs(index, rows, weighting).tokens.sum())
+    return totals
 
 
 def as_markdown(report: dict[str, Any]) -> str:

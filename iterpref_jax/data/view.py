@@ -48,6 +48,11 @@ class Token(NamedTuple):
         """Whether the token's log-prob is computed."""
         return self.source is not None
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the token is neither computed nor scored."""
+        return self.column is None and self.source is None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Completion:
@@ -241,17 +246,23 @@ def _completion(
         name=SIDES[side],
         text=text,
         spans=tuple(spans),
-        tokens=tuple(_tokens(side, example, tree, [_Word(text, place, spans) for place in places])),
+        tokens=tuple(_tokens(side, example, tree, [_word(text, place, spans) for place in places])),
         lines=tuple(view_text.lines(text, places, spans, words.fences)),
     )
 
 
-class _Word:
+class _Word(NamedTuple):
     """The text of a token, and whether any of it is in the focus."""
 
-    def __init__(self, text: str, place: view_text.Place, spans: Sequence[focusing.Span]):
-        self.text = text[place.start : place.end]
-        self.in_focus = any(start < max(place.end, place.start + 1) and place.start < end for start, end in spans)
+    text: str
+    in_focus: bool
+
+
+def _word(text: str, place: view_text.Place, spans: Sequence[focusing.Span]) -> _Word:
+    # The later bytes of a split character stand behind it.
+    first = min(place.start, place.end - 1)
+    in_focus = any(start < place.end and first < end for start, end in spans)
+    return _Word(text[place.start : place.end], in_focus)
 
 
 def _tokens(side: int, example: schema.Example, tree: layout.Tree, words: list[_Word]) -> Iterable[Token]:

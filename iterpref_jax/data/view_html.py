@@ -21,8 +21,8 @@ from iterpref_jax.data import view, view_source, view_text, view_tree
 
 TEMPLATE = "view.html.j2"
 PROMPT_CHARACTERS = 400
-# A segment narrower than this share of the picture has no room for a label.
-LABEL_FROM = 0.07
+# Room that a character of a label takes, as a share of the picture: a narrower segment has no label.
+LABEL_CHARACTER = 0.011
 # Heights in pixels: a lane, the strip of marks at its edge; a trunk lies half way between the lanes of its branches.
 LANE, STRIP = 16, 4
 TOPS = {"chosen": STRIP + 1, "both": STRIP + 1 + LANE // 2 + 2, "rejected": STRIP + LANE + 5}
@@ -115,9 +115,7 @@ def run_class(run: view_text.Run, side: view.Completion) -> str:
         names.append("f")
     if run.token is not None:
         token = side.tokens[run.token]
-        names += (
-            ["a"] * token.is_anchor + ["w"] * token.is_target + ["o"] * (token.column is None and not token.is_target)
-        )
+        names += ["a"] * token.is_anchor + ["w"] * token.is_target + ["o"] * token.is_left_out
     return " ".join(names + ["k"] * (not run.is_start))
 
 
@@ -137,7 +135,7 @@ def line_class(line: view_text.Line, side: view.Completion, pair: view.PairView)
     found = [run.token for run in line.runs if run.token is not None]
     if pair.tokens is not None and found:
         common = pair.tokens.common_tokens
-        is_out = all(side.tokens[token].column is None and not side.tokens[token].is_target for token in found)
+        is_out = all(side.tokens[token].is_left_out for token in found)
         names.append("u" if is_out else "s" if found[-1] < common else "t")
     return " ".join(names)
 
@@ -194,7 +192,7 @@ def _drawing(picture: view_tree.Picture, scale: int, whole: int) -> Drawing:
 def _segment_box(segment: view_tree.Segment, scale: int) -> Box:
     size = segment.end - segment.start
     name = {"prompt": "prompt", "common": "common prefix", "tail": f"{segment.owner} tail"}[segment.kind]
-    label = f"{name} {size}" if size >= LABEL_FROM * scale else ""
+    label = f"{name} {size}"
     owner = "both completions" if segment.owner == "both" else segment.owner
     meaning = {"read": "", "idle": ", computed without need", "left out": ", left out"}[segment.state]
     return Box(
@@ -203,7 +201,7 @@ def _segment_box(segment: view_tree.Segment, scale: int) -> Box:
         y=TOPS[segment.owner],
         height=LANE,
         names=f"{segment.kind} {segment.owner} {segment.state.replace(' ', '-')}",
-        label=label,
+        label=label if size >= len(label) * LABEL_CHARACTER * scale else "",
         title=f"{name} ({owner}): {size} tokens, positions {segment.start} to {segment.end - 1}{meaning}",
     )
 

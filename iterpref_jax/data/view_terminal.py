@@ -16,37 +16,26 @@ SIDE_BY_SIDE_FROM = 150
 PROMPT_CHARACTERS = 300
 STYLES = {"chosen": "#ffffff on #1d4d2b", "rejected": "#ffffff on #6e1f24"}
 MARGINS = {"chosen": "+", "rejected": "-"}
+ANCHOR = "^"
 HEADS = {"chosen": "bold green", "rejected": "bold red"}
 
 
 def paint(shown: view_source.Shown, console: rich.console.Console) -> None:
-    """Prints the pairs."""
-    console.print(_plain(f"{shown.source}: {shown.about}, recipe {shown.recipe}"))
+    """Prints the pairs; lines are folded on a terminal only, for `grep` and `diff` need them whole."""
+    _print(console, f"{shown.source}: {shown.about}, recipe {shown.recipe}")
     if shown.summary is not None:
-        console.print(_plain(_summary(shown.summary)))
+        _print(console, _summary(shown.summary))
     for number, pair in enumerate(shown.pairs, start=1):
         _pair(pair, f"{number} of {len(shown.pairs)}", console)
     if len(shown.pairs) < shown.total:
-        console.print(
-            _plain(f"\n{len(shown.pairs)} of {shown.total} pairs; more with --limit=N, others with --pair=ID")
-        )
-
-
-def layout_line(picture: view_tree.Picture, whole: int) -> str:
-    """Returns one layout's tokens and how many times fewer they are than `whole`."""
-    times = view.factor(whole, picture.tokens)
-    return (
-        f"{picture.name:<18}{picture.tokens:>7} tokens  {times:5.2f}x fewer"
-        if whole != picture.tokens
-        else (f"{picture.name:<18}{picture.tokens:>7} tokens")
-    )
+        _print(console, f"\n{len(shown.pairs)} of {shown.total} pairs; more with --limit=N, others with --pair=ID")
 
 
 def _summary(summary: view_tree.Summary) -> str:
     whole, focal = summary.tokens[view_tree.NAMES[0]], summary.tokens[view_tree.FOCAL]
     return (
-        f"{summary.pairs} pair{'s' * (summary.pairs != 1)}: {whole} tokens as separate sequences, {focal} as {view_tree.FOCAL} "
-        f"({view.factor(whole, focal):.2f}x fewer; mean of the pairs {summary.mean_saving:.2f}x), "
+        f"{summary.pairs} pair{'s' * (summary.pairs != 1)}: {whole} tokens as separate sequences, {focal} as "
+        f"{view_tree.FOCAL} ({view.factor(whole, focal):.2f}x fewer; mean of the pairs {summary.mean_saving:.2f}x), "
         f"{summary.targets} log-probs"
     )
 
@@ -55,15 +44,15 @@ def _pair(pair: view.PairView, place: str, console: rich.console.Console) -> Non
     console.print()
     console.print(rich.rule.Rule(_plain(f"{pair.pair_id}  ({place})"), align="left", style="dim"))
     for line in _facts(pair):
-        console.print(_plain(line))
+        _print(console, line)
     console.print()
     if console.width >= SIDE_BY_SIDE_FROM:
         console.print(_side_by_side(pair))
     else:
         for side in pair.sides:
-            console.print(_head(side))
+            _print(console, _head(side))
             for line in side.lines:
-                console.print(_line(line, side), soft_wrap=not console.is_terminal)
+                _print(console, _line(line, side))
 
 
 def _facts(pair: view.PairView) -> Iterator[str]:
@@ -79,7 +68,8 @@ def _facts(pair: view.PairView) -> Iterator[str]:
     )
     whole = pair.tokens.pictures[0].tokens
     for picture in pair.tokens.pictures:
-        yield "        " + layout_line(picture, whole)
+        times = view.factor(whole, picture.tokens)
+        yield f"        {picture.name:<18}{picture.tokens:>7}" + (f"  {times:.2f}x fewer" if times != 1 else "")
 
 
 def _head(side: view.Completion) -> rich.text.Text:
@@ -100,16 +90,17 @@ def _side_by_side(pair: view.PairView) -> rich.table.Table:
 
 
 def _line(line: view_text.Line, side: view.Completion) -> rich.text.Text:
-    number = "" if line.number is None else str(line.number)
-    text = rich.text.Text(f"{MARGINS[side.name] if line.is_focus else ' '} {number:>4}  ")
+    margin = MARGINS[side.name] if line.is_focus else ANCHOR if line.has_anchor else " "
+    text = rich.text.Text(f"{margin} {'' if line.number is None else line.number:>4}  ")
     for run in line.runs:
-        left_out = (
-            run.token is not None and side.tokens[run.token].column is None and not side.tokens[run.token].is_target
-        )
         for part in run.parts:
-            style = STYLES[side.name] if part.is_focus else "dim" if left_out else ""
-            text.append(_shown(part), style)
+            text.append(_shown(part), STYLES[side.name] if part.is_focus else _token_style(run, side))
     return text
+
+
+def _token_style(run: view_text.Run, side: view.Completion) -> str:
+    token = None if run.token is None else side.tokens[run.token]
+    return "" if token is None else "underline" if token.is_anchor else "dim" if token.is_left_out else ""
 
 
 def _shown(part: view_text.Part) -> str:
@@ -117,6 +108,10 @@ def _shown(part: view_text.Part) -> str:
         return ""
     # A tab keeps its width of a few columns; the sign alone would pull the code to the left.
     return "⇥   " * len(part.text) if part.kind == "tab" else view_text.mark(part)
+
+
+def _print(console: rich.console.Console, text: str | rich.text.Text) -> None:
+    console.print(_plain(text) if isinstance(text, str) else text, soft_wrap=not console.is_terminal)
 
 
 def _plain(text: str) -> rich.text.Text:

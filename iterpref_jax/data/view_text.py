@@ -51,10 +51,11 @@ class Run(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line; `number` counts from 1 and leaves out fences."""
+    """One line; `number` counts from 1 and leaves out fences, an anchor (a focus without characters) lies in it."""
 
     number: int | None
     is_focus: bool
+    has_anchor: bool
     runs: tuple[Run, ...]
 
 
@@ -72,27 +73,21 @@ def decode(pieces: Sequence[bytes], special: Sequence[bool]) -> tuple[str, list[
 
 
 def lines(text: str, places: Sequence[Place], spans: Iterable[focusing.Span], fences: tuple[str, str]) -> list[Line]:
-    """Returns the lines of `text`, cut at tokens and at focus `spans`; without `places` a line is one run.
+    """Returns the lines of `text`, cut at tokens and at focus `spans` (zero-length: anchors).
+
+    Without `places` a line is one run.
 
     `fences` are the opening and closing text around a program; their lines get no number.
     """
+    spans = list(spans)
     rows = focusing.line_spans(text) or [(0, 0)]
     cuts = _Cuts(text, [span for span in spans if span[0] < span[1]])
     numbers = _numbers(text, rows, fences)
-    owners = [bisect.bisect_right(rows, (place.start, len(text))) - 1 for place in places]
+    anchors = {_row_of(start, rows) for start, end in spans if start == end}
     found = []
-    for row, (start, end) in enumerate(rows):
-        if places:
-            first = bisect.bisect_left(owners, row)
-            # The line may begin inside a token of the line before ("\n\n" is one token).
-            while first and places[first - 1].end > start:
-                first -= 1
-            last = bisect.bisect_right(owners, row)
-            runs = tuple(cuts.run(number, places[number], start, end) for number in range(first, last))
-        else:
-            runs = (Run(None, True, tuple(cuts.parts(start, end, end))),)
+    for row, runs in enumerate(_runs(cuts, rows, places)):
         is_focus = any(part.is_focus for run in runs for part in run.parts)
-        found.append(Line(numbers[row], is_focus, runs))
+        found.append(Line(numbers[row], is_focus, row in anchors, runs))
     return found
 
 
@@ -187,6 +182,26 @@ class _Cuts:
     def _in_focus(self, place: int) -> bool:
         before = bisect.bisect_right(self._spans, (place, len(self._text) + 1)) - 1
         return before >= 0 and place < self._spans[before][1]
+
+
+def _runs(cuts: _Cuts, rows: list[focusing.Span], places: Sequence[Place]) -> Iterator[tuple[Run, ...]]:
+    """Yields the runs of every line."""
+    owners = [_row_of(place.start, rows) for place in places]
+    for row, (start, end) in enumerate(rows):
+        if not places:
+            yield (Run(None, True, tuple(cuts.parts(start, end, end))),)
+            continue
+        first = bisect.bisect_left(owners, row)
+        # The line may begin inside a token of the line before ("\n\n" is one token).
+        while first and places[first - 1].end > start:
+            first -= 1
+        last = bisect.bisect_right(owners, row)
+        yield tuple(cuts.run(number, places[number], start, end) for number in range(first, last))
+
+
+def _row_of(place: int, rows: list[focusing.Span]) -> int:
+    """The line in which a character stands; the last one for the end of the text."""
+    return bisect.bisect_right(rows, place, key=lambda row: row[0]) - 1
 
 
 def _numbers(text: str, rows: list[focusing.Span], fences: tuple[str, str]) -> list[int | None]:

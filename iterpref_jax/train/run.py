@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +19,10 @@ from etils import epath
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.pipeline import PipelineSettings
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
-from iterpref_jax.data.text_rules import check_tokenizer, load_tokenizer, rules_from_json
+from iterpref_jax.data.text_rules import TextRules, check_tokenizer, load_tokenizer, rules_from_json, tokenizer_fingerprint
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
-from iterpref_jax.models.config import ModelConfig, from_hf, read_config
+from iterpref_jax.models.config import ModelConfig, from_hf, read_config, to_hf
 from iterpref_jax.models.transformer import Compute, Decoder, Params, init_params
 from iterpref_jax.objectives.preference import ObjectiveSettings
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
@@ -239,9 +241,26 @@ def _model_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
 
 
 def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> None:
-    tokens = len(load_tokenizer(str(dataset.tokenizer_path)))
-    if tokens > config.vocab_size:
-        raise UserError(f"{dataset.path}: its tokenizer has {tokens} tokens, the model only {config.vocab_size}")
-    if not model_path or not (epath.Path(model_path) / MODEL_TOKENIZER).exists():
-        return
-    check_tokenizer(load_tokenizer(model_path), rules_from_json(dataset.metadata["text"]), model_path)
+    tokenizer = load_tokenizer(str(dataset.tokenizer_path))
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(f"{dataset.path}: its tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+    rules = rules_from_json(dataset.metadata["text"])
+    if not model_path:
+        _check_exportable(tokenizer, config, rules)
+    elif (epath.Path(model_path) / MODEL_TOKENIZER).exists():
+        check_tokenizer(load_tokenizer(model_path), rules, model_path)
+
+
+def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
+    """transformers picks the tokenizer's class by the `model_type` beside it, and some classes split text their own way:
+    a model trained from scratch on other tokens would be exported into a folder that encodes differently."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        (epath.Path(folder) / "config.json").write_text(json.dumps(to_hf(config)))
+        found = tokenizer_fingerprint(load_tokenizer(folder))
+    if found != rules.tokenizer_fingerprint:
+        raise UserError(
+            f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the exported "
+            "model would read other tokens than it was trained on; train the tokenizer in that family's class "
+            "(launch/train_tokenizer.py does, for qwen2) and build the records again"
+        )

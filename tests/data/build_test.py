@@ -331,26 +331,21 @@ def test_impossible_settings_are_refused_by_name(tokenizer_path, changes):
 
 def test_layout_tokens_of_one_pair_by_hand():
     # prompt 10; chosen 20; rejected 15 of which 6 are common; the last focus token is the 9th.
-    columns = {
-        name: np.array([value])
-        for name, value in (
-            ("prompt_len", 10),
-            ("chosen_len", 20),
-            ("rejected_len", 15),
-            ("common_len", 6),
-            ("rejected_focus_end", 9),
-        )
-    }
-    assert build_report.layout_tokens(columns) == {
-        "separate": 55,
-        "separate+truncate": 10 + 20 + 10 + 9,
+    lengths = {"prompt_len": 10, "chosen_len": 20, "rejected_len": 15, "common_len": 6}
+
+    def tokens(focus_end: int) -> dict[str, int]:
+        focus = {"rejected_focus_count": min(focus_end, 1), "rejected_focus_end": focus_end}
+        return build_report.layout_tokens(schema.make_index([dict.fromkeys(schema.COLUMNS, 0) | lengths | focus]))
+
+    # Truncated, the last target of a side is predicted and never read: 19 of 20, 8 of 9.
+    assert tokens(9) == {
+        "separate": 10 + 20 + 10 + 15,
+        "separate+truncate": 10 + 19 + 10 + 8,
         "shared": 10 + 6 + 14 + 9,
-        "shared+truncate": 10 + 6 + 14 + 3,
+        "shared+truncate": 10 + 6 + 13 + 2,
     }
-    columns["rejected_focus_end"][:] = 0
-    assert build_report.layout_tokens(columns)["separate+truncate"] == 30
-    columns["rejected_focus_end"][:] = 5
-    assert build_report.layout_tokens(columns)["shared+truncate"] == 30
+    assert tokens(0)["separate+truncate"] == 10 + 19
+    assert tokens(5)["shared+truncate"] == 10 + 19
 
 
 def test_the_report_counts_what_the_index_holds(histories, tokenizer_path, tmp_path):

@@ -52,17 +52,7 @@ def run_child(
     report, theirs = os.pipe()
     try:
         try:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                cwd=cwd,
-                env={**env, MARKER: run},
-                pass_fds=[theirs],
-                start_new_session=True,
-            )
+            child = _start(command, {**env, MARKER: run}, cwd, theirs)
         finally:
             request_line = harness.encode([token, str(theirs), *request])
             os.close(theirs)
@@ -81,6 +71,20 @@ def run_child(
         returncode=returncode,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
+    )
+
+
+def _start(command: Sequence[str], env: Mapping[str, str], cwd: str, report: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        cwd=cwd,
+        env=env,
+        pass_fds=[report],
+        start_new_session=True,
     )
 
 

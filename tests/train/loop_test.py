@@ -1,0 +1,140 @@
+"""What a run refuses, and what it says when numbers go bad; one process, tiny data."""
+
+import json
+import shutil
+
+import pytest
+
+from iterpref_jax import settings
+from iterpref_jax.errors import UserError
+from iterpref_jax.train.export import export
+from iterpref_jax.train.loop import train
+from iterpref_jax.train.run import open_run
+from tests.data import tiny
+from tests.support.runs import CONFIG, make_dataset, overrides
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def load(dataset, **changes):
+    flags = overrides(dataset, **{"train.steps": 2, "rows.rows_per_microbatch": 8} | changes)
+    words = [flag.removeprefix("--config.") for flag in flags]
+    return settings.load_config(CONFIG.removeprefix("--config="), words)
+
+
+def run(dataset, workdir, **changes):
+    config = load(dataset, **changes)
+    return train(open_run(settings.read_run(config), str(workdir)), settings.to_json(config))
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    assert run(dataset, workdir).finished
+    return workdir
+
+
+def test_metrics_have_trls_names_and_start_at_ln_2(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    start = lines[0]
+    assert (start["step"], start["split"]) == (0, "eval")
+    assert abs(start["preference_loss"] - 0.693147) < 1e-4
+    update = next(line for line in lines if line["split"] == "train")
+    names = """loss nll_loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen
+        logps/rejected grad_norm learning_rate pairs_per_second tokens_per_second mfu padding_fraction
+        logratios/chosen_shared logratios/chosen_focus logratios/chosen_rest logratios/rejected_focus""".split()
+    assert set(names) <= set(update)
+
+
+def test_an_export_loads_in_transformers_and_starts_another_run(dataset, finished, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch", reason="loading a model in transformers needs torch")
+    config = load(dataset)
+    assert export(open_run(settings.read_run(config), str(finished)), str(tmp_path / "hf"), step=None, dtype="", max_shard_gb=5) == 2
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert model.config.num_hidden_layers == 2
+    with config.unlocked():
+        config.model.path, config.model.init = str(tmp_path / "hf"), {}
+    again = open_run(settings.read_run(config), str(tmp_path / "again"))
+    assert again.load_params()["embedding"].shape == tuple(model.model.embed_tokens.weight.shape)
+
+
+def test_another_configuration_in_the_same_folder_is_refused_by_name(dataset, finished):
+    with pytest.raises(UserError, match=r"objective\.link\.beta: was 0\.1, is 0\.5"):
+        run(dataset, finished, **{"objective.link.beta": 0.5})
+
+
+def test_a_reference_cache_of_other_weights_is_refused_with_the_reason(dataset, finished, tmp_path):
+    with pytest.raises(UserError, match=r"does not belong to this run(.|\n)*weights: cache"):
+        run(dataset, tmp_path, **{"reference.path": finished / "reference", "model.init.hidden_size": 32})
+
+
+def test_a_reference_cache_of_other_data_is_refused_with_the_reason(finished, tmp_path):
+    other = make_dataset(tmp_path, count=26)
+    with pytest.raises(UserError, match=r"does not belong to this run(.|\n)*data: cache"):
+        run(other, tmp_path / "run", **{"reference.path": finished / "reference"})
+
+
+def test_a_reference_cache_of_another_template_is_refused_with_the_reason(finished, tmp_path):
+    rules = tiny.settings(tokenizer=str(tmp_path / "tokenizer"), fence="none")
+    other = make_dataset(tmp_path, text=rules)
+    with pytest.raises(UserError, match=r"does not belong to this run(.|\n)*template: cache"):
+        run(other, tmp_path / "run", **{"reference.path": finished / "reference"})
+
+
+def test_a_flipped_bit_in_the_reference_cache_is_found(dataset, finished, tmp_path):
+    shutil.copytree(finished / "reference", tmp_path / "reference")
+    part = tmp_path / "reference" / "train" / "part-00000"
+    data = bytearray(part.read_bytes())
+    data[20] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(UserError, match="part-00000"):
+        run(dataset, tmp_path, **{"reference.path": tmp_path / "reference"})
+
+
+def test_a_recipe_that_needs_another_focus_says_how_to_build_it(dataset):
+    with pytest.raises(UserError, match=r"needs records with 'token' focus.*--config\.build\.focus\.mode=token"):
+        open_run(settings.read_run(load(dataset, **{"objective.recipe": "token_focus"})), "unused")
+
+
+def test_records_of_another_tokenizer_are_refused(dataset, finished, tmp_path):
+    config = load(dataset)
+    folder = tmp_path / "hf"
+    export(open_run(settings.read_run(config), str(finished)), str(folder), step=None, dtype="", max_shard_gb=5)
+    tiny.byte_level(nfc=True).save_pretrained(folder)
+    with config.unlocked():
+        config.model.path, config.model.init = str(folder), {}
+    with pytest.raises(UserError, match="not the tokenizer that made the records"):
+        open_run(settings.read_run(config), "unused")
+
+
+def test_nan_stops_the_run_with_step_metric_pairs_and_last_good_checkpoint(dataset, tmp_path):
+    huge = {"optimizer.learning_rate": 1e30, "optimizer.schedule": "constant", "optimizer.warmup": 0.0}
+    with pytest.raises(UserError, match=r"update 2: \S+ is (nan|inf)") as error:
+        run(dataset, tmp_path, **huge, **{"train.checkpoint_every": 1})
+    assert "checkpoints/1" in str(error.value)
+    assert "h" in str(error.value).split("`iterpref show`): ")[1]
+
+
+def test_a_tokenizer_that_transformers_would_load_as_another_is_refused_from_scratch(tmp_path):
+    from iterpref_jax.codeflow import records
+    from iterpref_jax.data.build import build
+
+    tiny.byte_level().save_pretrained(tmp_path / "tokenizer")
+    records.write_trajectories(tmp_path / "t.jsonl", tiny.trajectories(12))
+    build([tmp_path / "t.jsonl"], tmp_path / "data", tiny.build_settings(tmp_path / "tokenizer"))
+    with pytest.raises(UserError, match="would load this tokenizer as another one"):
+        open_run(settings.read_run(load(tmp_path / "data")), "unused")
+
+
+def test_rows_that_a_mesh_cannot_split_are_refused(dataset):
+    with pytest.raises(UserError, match="make it a multiple of 8"):
+        open_run(settings.read_run(load(dataset, **{"rows.rows_per_microbatch": 3})), "unused")
+
+
+def test_export_names_the_steps_that_exist(dataset, finished, tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint of step 7; it has \[2\]"):
+        export(open_run(settings.read_run(load(dataset)), str(finished)), str(tmp_path), step=7, dtype="", max_shard_gb=5)
