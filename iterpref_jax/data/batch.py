@@ -16,7 +16,9 @@ class RowBatch(NamedTuple):
 
     tokens_RT: Any  # int32, token ids; 0 in padding
     depth_RT: Any  # int32, position of the token in its own branch
-    visible_until_RT: Any  # int32, key column j is visible to query column i iff j <= i < visible_until[j]; 0 in padding
+    visible_until_RT: (
+        Any  # int32, key column j is visible to query column i iff j <= i < visible_until[j]; 0 in padding
+    )
     source_RG: Any  # int32, column whose hidden state predicts the target
     target_RG: Any  # int32, token id to score
     slot_RG: Any  # int32, completion slot of the target within the row

@@ -37,9 +37,13 @@ class RowSettings:
 
     def __post_init__(self):
         if self.layout not in LAYOUTS:
-            raise UserError(f"rows.layout must be one of {LAYOUTS}, not {self.layout!r}{did_you_mean(self.layout, LAYOUTS)}")
+            raise UserError(
+                f"rows.layout must be one of {LAYOUTS}, not {self.layout!r}{did_you_mean(self.layout, LAYOUTS)}"
+            )
         if min(self.tokens, self.rows_per_microbatch) < 1 or min(self.targets, self.pairs) < 0:
-            raise UserError("rows.tokens and rows.rows_per_microbatch must be at least 1, rows.targets and rows.pairs at least 0")
+            raise UserError(
+                "rows.tokens and rows.rows_per_microbatch must be at least 1, rows.targets and rows.pairs at least 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import grain
 import numpy as np
@@ -13,6 +14,17 @@ from iterpref_jax.data.layout import RowSettings, Weighting, lay_out, place
 from iterpref_jax.data.packing import Plan
 from iterpref_jax.data.schema import Example
 from iterpref_jax.errors import UserError
+
+
+Item = TypeVar("Item", covariant=True)
+
+
+class RandomAccess(Protocol[Item]):
+    """What a source must offer: its length, and item i at any time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Item: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,18 +43,19 @@ class StepSource:
     Rows are split over hosts by position, so that the union over hosts is the same batch on any number of hosts.
     """
 
-    split: Sequence[Example]
+    split: RandomAccess[Example]
     plan: Plan
     rows: RowSettings
     weighting: Weighting
-    reference: Sequence[np.ndarray] | None
+    reference: RandomAccess[np.ndarray] | None
     host: int
     hosts: int
 
     def __post_init__(self):
         if self.rows.rows_per_microbatch % self.hosts:
             raise UserError(
-                f"rows.rows_per_microbatch is {self.rows.rows_per_microbatch}: it must be a multiple of the {self.hosts} hosts"
+                f"rows.rows_per_microbatch is {self.rows.rows_per_microbatch}: it must be a multiple of the "
+                f"{self.hosts} hosts"
             )
 
     def __len__(self) -> int:

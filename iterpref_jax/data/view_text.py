@@ -75,9 +75,8 @@ def decode(pieces: Sequence[bytes], special: Sequence[bool]) -> tuple[str, list[
 def lines(text: str, places: Sequence[Place], spans: Iterable[focusing.Span], fences: tuple[str, str]) -> list[Line]:
     """Returns the lines of `text`, cut at tokens and at focus `spans` (zero-length: anchors).
 
-    Without `places` a line is one run.
-
-    `fences` are the opening and closing text around a program; their lines get no number.
+    Without `places` a line is one run. `fences` are the opening and closing text around a program; their lines get no
+    number.
     """
     spans = list(spans)
     rows = focusing.line_spans(text) or [(0, 0)]
@@ -158,9 +157,9 @@ class _Cuts:
         trailing = self._trailing(start, line_end)
         for first, last in itertools.pairwise([start, *inner, end]):
             is_focus = self._in_focus(first)
-            kinds = (self._kind(place, trailing) for place in range(first, last))
+            kinds: list[Kind] = [self._kind(place, trailing) for place in range(first, last)]
             for kind, group in itertools.groupby(kinds):
-                size = sum(1 for _ in group)
+                size = len(list(group))
                 yield Part(kind, self._text[first : first + size], is_focus)
                 first += size
 

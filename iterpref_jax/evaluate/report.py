@@ -11,7 +11,11 @@ from iterpref_jax.train.metrics import read_metrics
 # File, title, and the metrics drawn in it; a plot without any of its metrics is left out.
 PLOTS = (
     ("loss", "Loss", ("loss", "nll_loss", "preference_loss")),
-    ("margins", "Rewards and margin (beta x log-ratio sums)", ("rewards/margins", "rewards/chosen", "rewards/rejected")),
+    (
+        "margins",
+        "Rewards and margin (beta x log-ratio sums)",
+        ("rewards/margins", "rewards/chosen", "rewards/rejected"),
+    ),
     ("accuracies", "Share of pairs whose chosen reward is larger", ("rewards/accuracies",)),
     (
         "logratios",

@@ -119,7 +119,9 @@ def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     if missing:
         raise UserError(f"missing key(s) {missing}")
     if hf["attention_dropout"]:
-        raise UserError(f"attention_dropout is {hf['attention_dropout']}: preference training runs without dropout; set it to 0")
+        raise UserError(
+            f"attention_dropout is {hf['attention_dropout']}: preference training runs without dropout; set it to 0"
+        )
     heads = hf["num_attention_heads"]
     return ModelConfig(
         model_type=hf["model_type"],
@@ -159,7 +161,9 @@ def _check_keys(raw: Mapping[str, Any], family: Family) -> None:
     known |= {"num_key_value_heads", "head_dim", "layer_types"}
     for key, value in raw.items():
         if key not in known:
-            raise UserError(f"key {key!r} is not known to this decoder{did_you_mean(key, known)}; it may change the model")
+            raise UserError(
+                f"key {key!r} is not known to this decoder{did_you_mean(key, known)}; it may change the model"
+            )
         allowed = family.required.get(key)
         if allowed and value not in allowed and value is not None:
             raise UserError(f"{key} = {value!r} is not implemented; implemented: {', '.join(map(repr, allowed))}")

@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import jax
@@ -69,7 +70,9 @@ def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[M
     return config, params
 
 
-def save(folder: str, config: ModelConfig, params: Params, *, dtype: str, copy_from: str | None, max_shard_gb: float) -> None:
+def save(
+    folder: str, config: ModelConfig, params: Params, *, dtype: str, copy_from: str | None, max_shard_gb: float
+) -> None:
     """Writes a folder that `transformers` loads: config.json, safetensors file(s) with index, tokenizer files.
 
     Args:
@@ -79,11 +82,15 @@ def save(folder: str, config: ModelConfig, params: Params, *, dtype: str, copy_f
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(to_hf(config) | {"dtype": dtype}, indent=2) + "\n")
-    for name in TOKENIZER_FILES if copy_from else ():
-        source = Path(copy_from) / name
-        if source.exists():
-            (out / name).write_bytes(source.read_bytes())
+    if copy_from:
+        _copy_tokenizer(Path(copy_from), out)
     _write_tensors(out, _hf_tensors(config, params, dtype), int(max_shard_gb * 1e9))
+
+
+def _copy_tokenizer(source: Path, out: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            (out / name).write_bytes((source / name).read_bytes())
 
 
 def fingerprint(folder: str) -> str:
@@ -166,7 +173,7 @@ def _check_complete(folder: str, config: ModelConfig, table: list[Weight], store
         raise UserError(f"{folder}: the weights do not fit config.json:\n  {listed}{more}")
 
 
-def _read_shard(weight: Weight, stored: dict[str, StoredTensor], shape, index: tuple[slice, ...]) -> np.ndarray:
+def _read_shard(weight: Weight, stored: dict[str, StoredTensor], shape: Any, index: Any) -> np.ndarray:
     if not weight.stacked:
         return np.ascontiguousarray(weight.to_ours(stored[weight.name].open())[index]).astype(shape.dtype)
     layers = range(*index[0].indices(shape.shape[0]))
@@ -187,7 +194,7 @@ def _hf_tensors(config: ModelConfig, params: Params, dtype: str) -> Iterator[tup
 
 
 def _write_tensors(out: Path, tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int) -> None:
-    shards: list[dict[str, np.ndarray]] = [{}]
+    shards: list[dict[str, Any]] = [{}]
     files: list[Path] = []
     total = size = 0
 
@@ -222,7 +229,7 @@ def _name_files(out: Path, files: list[Path], shards: list[dict], total: int) ->
     (out / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _at(tree: Params, path: tuple[str, ...]):
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree

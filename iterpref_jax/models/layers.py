@@ -12,7 +12,9 @@ from flax import nnx
 from iterpref_jax.models.config import ModelConfig
 
 
-def param(rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], dims: tuple[str, ...], dtype: jnp.dtype) -> nnx.Param:
+def param(
+    rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], dims: tuple[str, ...], dtype: jnp.dtype
+) -> nnx.Param:
     """A weight drawn from N(0, initializer_range^2), as Hugging Face initialises these families."""
     assert len(shape) == len(dims)
     value = jax.random.normal(rngs.params(), shape, jnp.float32) * config.initializer_range

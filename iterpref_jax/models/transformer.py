@@ -88,7 +88,7 @@ class Decoder:
         return self._run(params, tokens_RT, depth_RT, visible_until_RT)[0]
 
     def layer_states(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
-        """Returns [L + 1, R, T, D]: the input of every layer, then the final hidden states, as `transformers` lists them."""
+        """Returns [L + 1, R, T, D]: the input of every layer, then the final hidden states, in `transformers`' order."""
         final, inputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, keep=True)
         return jnp.concatenate([inputs, final[None]])
 
@@ -101,7 +101,7 @@ class Decoder:
         """Returns float32 logits [R, T, V] of all positions; training uses `ops.linear_logp` instead."""
         return jnp.einsum("rtd,vd->rtv", hidden_RTD, self.head(params), preferred_element_type=jnp.float32)
 
-    def _run(self, params, tokens_RT, depth_RT, visible_until_RT, keep: bool = False):
+    def _run(self, params, tokens_RT, depth_RT, visible_until_RT, keep: bool = False) -> tuple[jax.Array, Any]:
         model = _merge(self.config, params)
         x = model.embedding[...].astype(self.compute.compute_dtype)[tokens_RT]
         cos, sin = rotary(depth_RT, self.config)
@@ -139,7 +139,7 @@ def abstract_params(config: ModelConfig, dtype: str) -> Params:
 def param_dims(config: ModelConfig) -> Params:
     """Returns the names of every parameter's dims (`Dims`), in the structure of the parameters."""
 
-    def dims(path: tuple[str, ...], variable: nnx.Variable) -> Dims:
+    def dims(path: Any, variable: Any) -> Dims:
         stacked = ("layer",) if path[0] == "layers" else ()
         return Dims(stacked + variable.get_metadata("dims"))
 

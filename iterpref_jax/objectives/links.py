@@ -6,7 +6,6 @@ Letter: P pair. Every function maps `Scores` [P] to losses [P]; all values are f
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -192,7 +191,8 @@ def make_link(settings: LinkSettings) -> Callable[[Scores], jax.Array]:
         UserError: an unknown name, a number out of range, or a number that the link would silently ignore.
     """
     _check(settings)
-    return functools.partial(LINKS[settings.name].loss, settings=settings)
+    loss = LINKS[settings.name].loss
+    return lambda scores: loss(scores, settings)
 
 
 def _check(settings: LinkSettings) -> None:

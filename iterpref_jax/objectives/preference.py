@@ -36,7 +36,9 @@ class ObjectiveSettings:
         if self.nll_norm not in NLL_NORMS:
             raise UserError(f"objective.nll_norm must be one of {', '.join(NLL_NORMS)}, not {self.nll_norm!r}")
         if recipe.nll and self.alpha <= 0:
-            raise UserError(f"recipe {self.recipe!r} adds alpha * NLL: objective.alpha must be above 0, got {self.alpha}")
+            raise UserError(
+                f"recipe {self.recipe!r} adds alpha * NLL: objective.alpha must be above 0, got {self.alpha}"
+            )
         if not recipe.nll and self.alpha != 0:
             raise UserError(f"objective.alpha = {self.alpha} has no effect with recipe {self.recipe!r}; set it to 0")
 

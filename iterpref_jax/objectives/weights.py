@@ -82,7 +82,7 @@ def draws_all(record: int | np.ndarray, seed: int) -> np.ndarray:
     return mix64(np.asarray(record, np.uint64) + mix64(np.uint64(seed))) >> np.uint64(63) == 1
 
 
-def mix64(x: np.ndarray) -> np.ndarray:
+def mix64(x: np.ndarray | np.integer) -> np.ndarray:
     """The splitmix64 finaliser: a hash whose values no library version can change, unlike a random generator's."""
     with np.errstate(over="ignore"):
         x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)

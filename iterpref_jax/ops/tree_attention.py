@@ -29,8 +29,8 @@ def visible(
 ) -> jax.Array:
     """Returns the mask [R, query, key] of the queries in columns start:stop and the keys in columns 0:stop.
 
-    j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one. A window counts positions in the token's
-    own branch (depth), not columns. The form is FlashMask's column range of a tree.
+    j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one. A window counts positions in the
+    token's own branch (depth), not columns. The form is FlashMask's column range of a tree.
     """
     stop = visible_until_RT.shape[1] if stop is None else stop
     query, key = jnp.arange(start, stop)[None, :, None], jnp.arange(stop)[None, None, :]

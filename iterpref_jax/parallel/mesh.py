@@ -43,5 +43,7 @@ def _fill(sizes: dict[str, int], devices: int) -> dict[str, int]:
     if free:
         sizes = sizes | {free[0]: devices // math.prod(size for size in sizes.values() if size != -1)}
     if math.prod(sizes.values()) != devices:
-        raise UserError(f"the mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {devices}; change mesh.*")
+        raise UserError(
+            f"the mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {devices}; change mesh.*"
+        )
     return sizes

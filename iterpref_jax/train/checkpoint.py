@@ -21,7 +21,7 @@ class Checkpoints:
         # Orbax logs a page a checkpoint at INFO level.
         logging.getLogger("absl").setLevel(logging.WARNING)
         self.folder = epath.Path(folder)
-        latest_n = ocp.training.preservation_policies.LatestN(keep)
+        latest_n: Any = ocp.training.preservation_policies.LatestN(keep)
         self._orbax = ocp.training.Checkpointer(self.folder, preservation_policy=latest_n, cleanup_tmp_directories=True)
 
     def steps(self) -> list[int]:
@@ -35,7 +35,8 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """Returns what `save` was given as `about`."""
-        return self._orbax.checkpointables_metadata(step).custom_metadata
+        about: Any = self._orbax.checkpointables_metadata(step).custom_metadata
+        return about
 
     def restore(self, step: int, shapes: TrainState, shardings: TrainState) -> TrainState:
         """Reads a checkpoint into the given shapes and shardings (of any mesh); see `_load` for the errors."""
@@ -57,7 +58,9 @@ class Checkpoints:
             return self._orbax.load_checkpointables(step, {"state": target})["state"]
         except (ValueError, KeyError, OSError) as error:
             others = [other for other in self.steps() if other != step]
-            advice = f"move {self.folder / str(step)} away to go on from step {others[-1]}" if others else "start a new run"
+            advice = (
+                f"move {self.folder / str(step)} away to go on from step {others[-1]}" if others else "start a new run"
+            )
             raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({error}); {advice}") from error
 
     def close(self) -> None:
@@ -66,4 +69,6 @@ class Checkpoints:
 
 
 def _targets(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )

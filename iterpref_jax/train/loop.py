@@ -34,7 +34,15 @@ from iterpref_jax.train.step import (
 )
 
 # Settings that a resumed run may change: they alter what is written when, not what is computed.
-MAY_CHANGE = ("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "data.pipeline", "data.path", "reference", "mesh")
+MAY_CHANGE = (
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "data.pipeline",
+    "data.path",
+    "reference",
+    "mesh",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +102,9 @@ class Trainer:
         saved = self.checkpoints.steps()
         if not saved:
             assert params is not None
-            return jax.jit(lambda p: init_state(self.optimizer, p), out_shardings=self.shardings, donate_argnums=0)(params)
+            return jax.jit(lambda p: init_state(self.optimizer, p), out_shardings=self.shardings, donate_argnums=0)(
+                params
+            )
         shapes = abstract_params(self.run.decoder.config, self.run.settings.model.param_dtype)
         shapes = jax.eval_shape(lambda p: init_state(self.optimizer, p), shapes)
         say(f"resuming from step {saved[-1]} of {self.plan.steps}")
@@ -210,7 +220,9 @@ def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) 
     differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE))
     if differing:
         listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
-        raise UserError(f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values")
+        raise UserError(
+            f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values"
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

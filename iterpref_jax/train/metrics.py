@@ -80,7 +80,9 @@ class Work:
     def train_flops(self, config: ModelConfig) -> float:
         """Model FLOPs of forward and backward (3 x forward), without recomputation or padding."""
         heads, head_dim, kv = config.num_attention_heads, config.head_dim, config.num_key_value_heads
-        projections = config.hidden_size * head_dim * (2 * heads + 2 * kv) + 3 * config.hidden_size * config.intermediate_size
+        projections = (
+            config.hidden_size * head_dim * (2 * heads + 2 * kv) + 3 * config.hidden_size * config.intermediate_size
+        )
         layer = 2 * projections * self.tokens + 4 * heads * head_dim * self.keys_seen
         head = 2 * config.hidden_size * config.vocab_size * self.targets
         return 3.0 * (config.num_hidden_layers * layer + head)

@@ -88,7 +88,9 @@ def open_cache(path: str, fingerprint: dict[str, Any]) -> int | None:
     found = content["fingerprint"]
     differing = sorted(key for key in found | fingerprint if found.get(key) != fingerprint.get(key))
     if differing:
-        listed = "\n  ".join(f"{key}: cache {_short(found.get(key))}, run {_short(fingerprint.get(key))}" for key in differing)
+        listed = "\n  ".join(
+            f"{key}: cache {_short(found.get(key))}, run {_short(fingerprint.get(key))}" for key in differing
+        )
         raise UserError(
             f"the reference cache {path} does not belong to this run; it differs in\n  {listed}\n"
             "delete it, or set reference.path to another folder, to compute it anew"
@@ -151,7 +153,9 @@ def _by_record(logps: np.ndarray, plan: Plan, part: int, rows_per_microbatch: in
             start = stop
     bad = [record for record, values in found.items() if not np.isfinite(values).all()]
     if bad:
-        raise UserError(f"the reference model gives NaN or infinite log-probs for pair(s) {bad[:10]}; check its weights")
+        raise UserError(
+            f"the reference model gives NaN or infinite log-probs for pair(s) {bad[:10]}; check its weights"
+        )
     return found
 
 

@@ -1,7 +1,7 @@
 """What a run is made of, put together and checked before any compute is spent.
 
-    dataset folder ─┬─ splits, costs ── plans ── pipelines
-    model folder  ──┴─ decoder, parameters (in their shards) ── steps ── reference cache
+dataset folder ─┬─ splits, costs ── plans ── pipelines
+model folder  ──┴─ decoder, parameters (in their shards) ── steps ── reference cache
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from etils import epath
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.pipeline import PipelineSettings
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
-from iterpref_jax.data.text_rules import TextRules, check_tokenizer, load_tokenizer, rules_from_json, tokenizer_fingerprint
+from iterpref_jax.data.text_rules import (
+    TextRules,
+    check_tokenizer,
+    load_tokenizer,
+    rules_from_json,
+    tokenizer_fingerprint,
+)
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.config import ModelConfig, from_hf, read_config, to_hf
@@ -48,7 +54,9 @@ class ModelSettings:
 
     def __post_init__(self):
         if bool(self.path) == bool(self.init):
-            raise UserError("set exactly one of model.path (a Hugging Face folder) and model.init (a shape to initialise)")
+            raise UserError(
+                "set exactly one of model.path (a Hugging Face folder) and model.init (a shape to initialise)"
+            )
         if self.param_dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.param_dtype must be float32 or bfloat16, not {self.param_dtype!r}")
         if self.logits_chunk < 1:
@@ -79,8 +87,14 @@ class LoopSettings:
     keep_checkpoints: int
 
     def __post_init__(self):
-        if self.global_batch < 1 or self.keep_checkpoints < 1 or min(self.eval_every, self.checkpoint_every, self.steps) < 0:
-            raise UserError("train.global_batch and train.keep_checkpoints must be at least 1, intervals and steps at least 0")
+        if (
+            self.global_batch < 1
+            or self.keep_checkpoints < 1
+            or min(self.eval_every, self.checkpoint_every, self.steps) < 0
+        ):
+            raise UserError(
+                "train.global_batch and train.keep_checkpoints must be at least 1, intervals and steps at least 0"
+            )
         if self.steps == 0 and self.epochs <= 0:
             raise UserError("set train.epochs (or train.steps) above 0")
         if self.steps and self.epochs:
@@ -142,11 +156,15 @@ class Run:
     def fingerprint(self) -> dict[str, Any]:
         """What the numbers of this run depend on besides its configuration."""
         model = self.settings.model
-        weights = hf_checkpoint.fingerprint(model.path) if model.path else f"init {model.init} seed {self.settings.seed}"
+        weights = (
+            hf_checkpoint.fingerprint(model.path) if model.path else f"init {model.init} seed {self.settings.seed}"
+        )
         return {
             "data": {name: split.index.fingerprint() for name, split in self.splits().items()},
             "tokenizer": self.dataset.metadata["text"]["tokenizer_fingerprint"],
-            "template": {key: rule for key, rule in self.dataset.metadata["text"].items() if key != "tokenizer_fingerprint"},
+            "template": {
+                key: rule for key, rule in self.dataset.metadata["text"].items() if key != "tokenizer_fingerprint"
+            },
             "weights": weights,
         }
 
@@ -243,7 +261,9 @@ def _model_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
 def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> None:
     tokenizer = load_tokenizer(str(dataset.tokenizer_path))
     if len(tokenizer) > config.vocab_size:
-        raise UserError(f"{dataset.path}: its tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+        raise UserError(
+            f"{dataset.path}: its tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}"
+        )
     rules = rules_from_json(dataset.metadata["text"])
     if not model_path:
         _check_exportable(tokenizer, config, rules)

@@ -22,9 +22,9 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that an update changes."""
+    """Everything that an update changes: arrays, or (in the same structure) their shapes or shardings."""
 
-    step: jax.Array
+    step: Any
     params: Params
     opt_state: Any
 
@@ -34,7 +34,9 @@ def init_state(optimizer: optax.GradientTransformation, params: Params) -> Train
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str, placement: Placement) -> TrainState:
+def state_shardings(
+    decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str, placement: Placement
+) -> TrainState:
     """Returns the sharding of every leaf of the state: optimizer moments lie where their parameter lies."""
     params = param_shardings(decoder.config, dtype, placement)
     state = jax.eval_shape(lambda p: init_state(optimizer, p), abstract_params(decoder.config, dtype))
@@ -92,7 +94,8 @@ def make_train_step(
         metrics, grads = _accumulate(gradients, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        params: Any = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
 

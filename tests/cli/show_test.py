@@ -69,6 +69,10 @@ def test_a_file_is_shown_with_the_focus_of_its_config(histories, tokenizer, caps
     out = capsys.readouterr().out
     assert "focus by token, recipe token_focus" in out
     assert "shared+truncate" in out
+    assert [line for line in out.splitlines() if line.startswith(("+", "-"))] == [
+        "+    3      return c + b",
+        "-    3      return c - b",
+    ]
 
 
 def test_without_a_tokenizer_a_file_is_shown_as_text(histories, capsys):

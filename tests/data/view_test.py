@@ -217,6 +217,7 @@ def test_a_sides_columns_spell_its_sequence():
             columns = trees.column_of(tree, side, len(example.prompt_ids) + len(ids))
             size = int((columns >= 0).sum())
             assert (columns[size:] == -1).all()
+            assert set(tree.source[tree.side == side]) <= set(columns[:size])
             np.testing.assert_array_equal(tree.tokens[columns[:size]], np.concatenate([example.prompt_ids, ids])[:size])
 
 
@@ -433,6 +434,7 @@ def test_pairs_without_tokens_are_shown_as_text():
     assert _Page(page).code["0"] == CHOSEN
 
 
+@pytest.mark.slow
 def test_real_histories_are_shown_token_for_token():
     path = tiny.data_folder("trajectories") / "dev_sample.jsonl.gz"
     tokenizer = tiny.real("qwen2.5")

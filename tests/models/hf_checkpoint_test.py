@@ -82,7 +82,9 @@ def test_gradients_of_every_weight_equal_transformers(pair):
 
     value, gradient = jax.value_and_grad(our_loss)(params)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    hf_checkpoint.save(str(folder / "gradient"), decoder.config, gradient, dtype="float32", copy_from=None, max_shard_gb=1)
+    hf_checkpoint.save(
+        str(folder / "gradient"), decoder.config, gradient, dtype="float32", copy_from=None, max_shard_gb=1
+    )
     ours = hf_checkpoint._stored_tensors(folder / "gradient")
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(ours[name].open(), parameter.grad.numpy(), atol=2e-5, rtol=1e-3, err_msg=name)

@@ -128,9 +128,7 @@ def test_order_row_size_and_accumulation_change_no_log_prob_and_no_gradient():
         other, _, other_grads = loss_and_grads(decoder, params, batch, objective)
         np.testing.assert_allclose(other, loss, rtol=1e-5)
         assert_trees_close(other_grads, grads, rtol=1e-4, atol=2e-6)
-        for got, expected in zip(
-            per_pair_logps(decoder, params, EXAMPLES, rows, objective, order), logps, strict=True
-        ):
+        for got, expected in zip(per_pair_logps(decoder, params, EXAMPLES, rows, objective, order), logps, strict=True):
             np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

@@ -53,7 +53,16 @@ def test_an_export_loads_in_transformers_and_starts_another_run(dataset, finishe
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch", reason="loading a model in transformers needs torch")
     config = load(dataset)
-    assert export(open_run(settings.read_run(config), str(finished)), str(tmp_path / "hf"), step=None, dtype="", max_shard_gb=5) == 2
+    assert (
+        export(
+            open_run(settings.read_run(config), str(finished)),
+            str(tmp_path / "hf"),
+            step=None,
+            dtype="",
+            max_shard_gb=5,
+        )
+        == 2
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.config.num_hidden_layers == 2
     with config.unlocked():
@@ -137,4 +146,6 @@ def test_rows_that_a_mesh_cannot_split_are_refused(dataset):
 
 def test_export_names_the_steps_that_exist(dataset, finished, tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint of step 7; it has \[2\]"):
-        export(open_run(settings.read_run(load(dataset)), str(finished)), str(tmp_path), step=7, dtype="", max_shard_gb=5)
+        export(
+            open_run(settings.read_run(load(dataset)), str(finished)), str(tmp_path), step=7, dtype="", max_shard_gb=5
+        )

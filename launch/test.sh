@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The test suite, from a fresh clone: makes a virtual environment, installs, lints, type-checks, tests.
+#
+#   bash launch/test.sh                  everything
+#   bash launch/test.sh --fast           without the tests marked slow, lint and types
+#   bash launch/test.sh --venv DIR       virtual environment to make or use (default: .venv-test)
+#   bash launch/test.sh -- -k layout     words behind -- go to pytest
+#
+# ITERPREF_DATA=FOLDER adds the tests on real histories and tokenizers; without it they skip and say so.
+# Parity tests need torch and trl; they are installed where pip can (set PARITY=0 to do without).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv-test fast=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --fast) fast=1; shift ;;
+    --venv) venv=${2:?--venv needs a folder}; shift 2 ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    *) echo "test.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
+  esac
+done
+
+python=$venv/bin/python
+if [ ! -x "$python" ]; then
+  "${PYTHON:-python3}" -m venv "$venv"
+  "$python" -m pip install --quiet --upgrade pip
+fi
+"$python" -m pip install --quiet --editable '.[dev]'
+if [ "${PARITY:-1}" = 1 ] && [ -z "$fast" ]; then
+  # A CPU build of torch first: the newest one from the default index brings gigabytes of CUDA.
+  "$python" -c 'import torch, trl' 2>/dev/null ||
+    { "$python" -m pip install --quiet 'torch==2.13.0' && "$python" -m pip install --quiet '.[parity]'; } ||
+    echo "test.sh: torch or trl could not be installed; parity tests will skip" >&2
+fi
+
+if [ -n "$fast" ]; then
+  exec "$python" -m pytest -n 2 -m 'not slow' "$@"
+fi
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/pyright" --pythonpath "$python"
+exec "$python" -m pytest -n 2 "$@"
