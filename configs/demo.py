@@ -1,4 +1,4 @@
-"""The demo: a small decoder from scratch, NLL on repaired programs, then Target-RPO from that reference. No hub, no GPU.
+"""The demo: a small decoder from scratch, NLL on repaired programs, then Target-RPO from that reference; no hub.
 
     bash launch/demo.sh                       # everything, in about 8 minutes on 2 cores
     iterpref train --config=configs/demo.py:stage=sft ...        # its training steps, one by one

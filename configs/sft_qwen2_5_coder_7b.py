@@ -1,4 +1,4 @@
-"""Qwen2.5-Coder-7B: NLL of the repaired programs alone: the control that every preference claim needs (paper, table 16).
+"""Qwen2.5-Coder-7B: NLL of the repaired programs alone, the control of every preference claim (paper, table 16).
 
     iterpref train --config=configs/sft_qwen2_5_coder_7b.py --config.data.path=DATA --workdir=RUN
 

@@ -83,7 +83,9 @@ def _get_config(file: Path, arg: str) -> ml_collections.ConfigDict:
     if above not in sys.path:
         sys.path.insert(0, above)
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # a path that ends in .py always has both
+    # A path that ends in .py always has both.
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -111,9 +113,9 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
             raise UserError(f"--config.{path}: there is no {key!r}{did_you_mean(key, known)}; see configs/base.py")
         if depth < len(parents):
             node = node[key]
-    if isinstance(node.get(leaf), ml_collections.ConfigDict):
-        raise UserError(f"--config.{path} is a section; set one of {', '.join(node[leaf].keys())}")
-    old = node.get(leaf)
+    old: Any = node.get(leaf)
+    if isinstance(old, ml_collections.ConfigDict):
+        raise UserError(f"--config.{path} is a section; set one of {', '.join(map(str, old.keys()))}")
     with node.unlocked():
         node[leaf] = _parse(text, old, path)
 

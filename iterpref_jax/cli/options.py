@@ -13,7 +13,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 _OVERRIDE = "--config."
 
 
-def parser(command: str, description: str) -> argparse.ArgumentParser:
+def parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Returns the parser of a command; abbreviations are off, so that a misspelt flag is an error."""
     return argparse.ArgumentParser(
         prog=f"iterpref {command}",

@@ -10,8 +10,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.data import view_html, view_source, view_terminal
 from iterpref_jax.errors import UserError
-from iterpref_jax.objectives.preference import NLL_NORMS
-from iterpref_jax.objectives.weights import RECIPES
+from iterpref_jax.objectives.weights import NLL_NORMS, RECIPES
 from iterpref_jax.progress import say
 
 TERMINAL_LIMIT = 5

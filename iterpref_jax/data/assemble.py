@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 import iterpref_jax
+from etils import epath
+
 from iterpref_jax.data import build_report, chunks, schema, tfrecord
 
 COPY_BYTES = 1 << 22
@@ -25,7 +27,7 @@ def assemble(tools: chunks.Tools, folder: pathlib.Path, count: int, about: dict[
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    markers = [chunks.marker(tools.folder, number) for number in range(count)]
+    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
     names = [split for split in chunks.SPLITS if any(split in marker["splits"] for marker in markers)]
     splits = {split: _write_split(tools, folder, split, markers) for split in names}
     metadata = _metadata(tools, splits, about)
@@ -102,7 +104,7 @@ def _write_tfds_metadata(folder: pathlib.Path, splits: dict[str, Any]) -> None:
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=schema.DATASET_NAME, filetype_suffix="tfrecord"
+        data_dir=epath.Path(folder), dataset_name=schema.DATASET_NAME, filetype_suffix="tfrecord"
     )
     infos = [
         tfds.core.SplitInfo(

@@ -25,16 +25,16 @@ class RowBatch(NamedTuple):
     weight_RG: Any  # float32, weight in its completion's log-ratio sum; 0 in padding
     nll_weight_RG: Any  # float32, weight in the NLL term; 0 outside chosen completions
     ref_logp_RG: Any  # float32, cached reference log-prob of the target
-    part_RG: Any  # int32, where the target lies in its completion (`objectives.preference.PARTS`); metrics only
+    part_RG: Any  # int32, where the target lies in its completion (`objectives.weights.PARTS`); metrics only
     pair_chosen_RP: Any  # int32, slot of each pair's chosen completion
     pair_rejected_RP: Any  # int32, slot of each pair's rejected completion
     pair_weight_RP: Any  # float32, 0 = no pair
 
 
-DTYPES = RowBatch(*("int32",) * 6, *("float32",) * 3, *("int32",) * 3, "float32")
+DTYPES = RowBatch._make(["int32"] * 6 + ["float32"] * 3 + ["int32"] * 3 + ["float32"])
 
 # The names of the dims behind the microbatch dim, for the sharding rules.
-DIMS = RowBatch(*(("row", "token"),) * 3, *(("row", "target"),) * 7, *(("row", "pair"),) * 3)
+DIMS = RowBatch._make([("row", "token")] * 3 + [("row", "target")] * 7 + [("row", "pair")] * 3)
 
 
 def empty_batch(leading: tuple[int, ...], tokens: int, targets: int, pairs: int) -> RowBatch:

@@ -87,7 +87,7 @@ def _build_in(
     _make_chunks(tools, _items(inputs, tools), total)
     count = -(-total // chunks.CHUNK_PAIRS)
     for number in range(count):
-        dropped.update(chunks.marker(tools.folder, number)["dropped"])
+        dropped.update(chunks.whole_marker(tools.folder, number)["dropped"])
     counts = {rule.name: dropped[rule.name] for rule in filters.RULES}
     _refuse_empty(tools, count, counts, total)
     about = {"plan": plan, "inputs": _described(inputs), "dropped": counts}
@@ -255,7 +255,7 @@ def _make_in_worker(number: int, group: list[chunks.Item]) -> int:
 
 
 def _refuse_empty(tools: chunks.Tools, count: int, dropped: dict[str, int], total: int) -> None:
-    markers = [chunks.marker(tools.folder, number) for number in range(count)]
+    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
     kept = {split: sum(m["splits"][split]["pairs"] for m in markers if split in m["splits"]) for split in chunks.SPLITS}
     if kept["train"]:
         return

@@ -95,6 +95,14 @@ def marker(folder: pathlib.Path, number: int) -> dict[str, Any] | None:
     return about if all(about["splits"][split]["bytes"] == size for split, size in sizes.items()) else None
 
 
+def whole_marker(folder: pathlib.Path, number: int) -> dict[str, Any]:
+    """Returns what chunk `number` holds, which must be whole: all chunks are made by now."""
+    about = marker(folder, number)
+    if about is None:
+        raise UserError(f"{folder}: chunk {number} was changed while the build ran; run the same command again")
+    return about
+
+
 def records_path(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
     """Returns the file of a chunk's framed records."""
     return folder / f"{number:05d}-{split}.records"

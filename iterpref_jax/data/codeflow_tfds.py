@@ -68,7 +68,7 @@ def settings_from_json(stored: dict[str, Any]) -> build.BuildSettings:
     return _from_json(build.BuildSettings, {"workers": 0} | stored, "settings")
 
 
-def _from_json(kind: type, stored: dict[str, Any], where: str):
+def _from_json(kind: Any, stored: dict[str, Any], where: str):
     hints = get_type_hints(kind)
     unknown = [f"{name!r}{did_you_mean(name, hints)}" for name in stored if name not in hints]
     missing = [name for name in hints if name not in stored]

@@ -61,7 +61,7 @@ def best_fit(records: np.ndarray, costs: Costs, caps: Caps) -> list[list[int]]:
     rows: list[list[int]] = []
     left = np.empty((len(records), 3), np.int64)
     for record in records[np.argsort(-costs.tokens[records], kind="stable")]:
-        need = (costs.tokens[record], costs.targets[record], 1)
+        need = np.array([costs.tokens[record], costs.targets[record], 1])
         fits = np.flatnonzero((left[: len(rows)] >= need).all(axis=1))
         if fits.size:
             row = fits[np.argmin(left[fits, 0])]

@@ -15,7 +15,6 @@ from iterpref_jax.data.packing import Plan
 from iterpref_jax.data.schema import Example
 from iterpref_jax.errors import UserError
 
-
 Item = TypeVar("Item", covariant=True)
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -56,7 +56,7 @@ def serialize(example: Example) -> bytes:
     """Returns the `tf.train.Example` that `features().serialize_example` means, in one order of fields and faster."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    record = tf_example_pb2.Example()
+    record = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue] (generated code)
     feature = record.features.feature
     for name in TEXT_FIELDS:
         feature[name].bytes_list.value.append(getattr(example, name).encode())
@@ -70,7 +70,8 @@ def deserialize(data: bytes) -> Example:
     """Returns the pair of one record. Raises UserError where a field is missing."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    feature = tf_example_pb2.Example.FromString(data).features.feature
+    record = tf_example_pb2.Example.FromString(data)  # pyright: ignore[reportAttributeAccessIssue] (generated code)
+    feature = record.features.feature
     missing = [name for name in Example._fields if name not in feature]
     if missing:
         raise UserError(f"a record lacks {missing}, it has {sorted(feature)}: it was not written by `iterpref` build")
@@ -123,7 +124,8 @@ class Index:
     def save(self, path: epath.PathLike) -> None:
         """Writes the columns as one `.npz`; equal indexes give equal bytes."""
         buffer = io.BytesIO()
-        np.savez(buffer, **self.columns())
+        columns: dict[str, Any] = self.columns()
+        np.savez(buffer, **columns)
         epath.Path(path).write_bytes(buffer.getvalue())
 
 

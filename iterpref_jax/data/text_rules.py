@@ -130,7 +130,8 @@ def make_rules(settings: TextSettings, tokenizer) -> TextRules:
 
 def rules_from_json(stored: dict[str, Any]) -> TextRules:
     """Returns the rules whose `dataclasses.asdict` went through JSON."""
-    return TextRules(**stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")})
+    fields: dict[str, Any] = stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")}
+    return TextRules(**fields)
 
 
 def check_tokenizer(tokenizer, rules: TextRules, where: str) -> None:

@@ -87,6 +87,12 @@ class Encoder:
             [self._side("rejected", pair, pair.rejected, focus.rejected) for pair, focus in both]
         )
         prompts = self._prompts_of(pairs)
+        for pair, prompt in zip(pairs, prompts, strict=True):
+            if not len(prompt):
+                raise UserError(
+                    f"pair {pair.pair_id!r}: the prompt has no token, so nothing predicts the completion's first one; "
+                    "give it a prompt, or set build.text.raw_separator"
+                )
         return [
             schema.Example(pair.pair_id, pair.task, prompt, c[0], r[0], c[1], r[1])
             for pair, prompt, c, r in zip(pairs, prompts, chosen, rejected, strict=True)

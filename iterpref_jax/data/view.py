@@ -17,8 +17,7 @@ from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
 from iterpref_jax.data import layout, schema, text_rules, token_bytes, view_text, view_tree
 from iterpref_jax.errors import UserError
-from iterpref_jax.objectives.preference import PARTS
-from iterpref_jax.objectives.weights import RECIPES, find_recipe
+from iterpref_jax.objectives.weights import PARTS, RECIPES, find_recipe
 
 DEFAULT_RECIPE = "target_rpo"
 SIDES = ("chosen", "rejected")

@@ -88,7 +88,7 @@ class Decoder:
         return self._run(params, tokens_RT, depth_RT, visible_until_RT)[0]
 
     def layer_states(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
-        """Returns [L + 1, R, T, D]: the input of every layer, then the final hidden states, in `transformers`' order."""
+        """Returns [L + 1, R, T, D]: the input of every layer, then the final states, in `transformers`' order."""
         final, inputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, keep=True)
         return jnp.concatenate([inputs, final[None]])
 

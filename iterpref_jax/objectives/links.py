@@ -43,10 +43,11 @@ LinkFn = Callable[[Scores, LinkSettings], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A loss function, whether it needs reference log-probs, and which optional settings it reads."""
+    """A loss function, whether it needs reference log-probs or takes means, and which optional settings it reads."""
 
     loss: LinkFn
     uses_reference: bool = True
+    takes_means: bool = False
     reads: tuple[str, ...] = ()
 
 
@@ -167,7 +168,7 @@ def _log_not(logp: jax.Array) -> jax.Array:
 LINKS: dict[str, Link] = {
     "sigmoid": Link(sigmoid, reads=("label_smoothing",)),
     "hinge": Link(hinge),
-    "ipo": Link(ipo),
+    "ipo": Link(ipo, takes_means=True),
     "robust": Link(robust, reads=("label_smoothing",)),
     "exo_pair": Link(exo_pair, reads=("label_smoothing",)),
     "nca_pair": Link(nca_pair),
@@ -176,11 +177,11 @@ LINKS: dict[str, Link] = {
     "apo_zero": Link(apo_zero),
     "apo_down": Link(apo_down),
     "discopop": Link(discopop, reads=("discopop_tau",)),
-    "sigmoid_norm": Link(sigmoid_norm, reads=("label_smoothing",)),
+    "sigmoid_norm": Link(sigmoid_norm, takes_means=True, reads=("label_smoothing",)),
     "dpop": Link(dpop, reads=("dpop_lambda",)),
-    "simpo": Link(simpo, uses_reference=False, reads=("label_smoothing", "simpo_gamma")),
+    "simpo": Link(simpo, uses_reference=False, takes_means=True, reads=("label_smoothing", "simpo_gamma")),
     "cpo": Link(cpo, uses_reference=False, reads=("label_smoothing",)),
-    "orpo": Link(orpo, uses_reference=False),
+    "orpo": Link(orpo, uses_reference=False, takes_means=True),
 }
 
 

@@ -13,12 +13,7 @@ import jax.numpy as jnp
 
 from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.links import LINKS, LinkSettings, Scores, make_link
-from iterpref_jax.objectives.weights import Recipe, find_recipe
-
-NLL_NORMS = ("example", "token", "sum")
-
-# Where a target lies in its completion; `part_RG` holds these numbers.
-PARTS = ("shared", "focus", "rest")
+from iterpref_jax.objectives.weights import NLL_NORMS, PARTS, Recipe, find_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ class MeshSettings:
     tensor: int
 
 
-def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Returns the mesh over all devices (or the given ones).
 
     Raises:

@@ -30,6 +30,7 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.config import ModelConfig, from_hf, read_config, to_hf
 from iterpref_jax.models.transformer import Compute, Decoder, Params, init_params
+from iterpref_jax.objectives.links import LINKS
 from iterpref_jax.objectives.preference import ObjectiveSettings
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
 from iterpref_jax.parallel.rules import Placement
@@ -230,6 +231,7 @@ def open_run(settings: RunSettings, workdir: str) -> Run:
     """
     dataset = open_dataset(settings.data.path)
     _check_focus(dataset, settings.objective)
+    _check_sides(dataset, settings)
     config = _model_config(settings.model, dataset)
     _check_tokenizer(dataset, settings.model.path, config)
     placement = Placement(make_mesh(settings.mesh))
@@ -242,9 +244,25 @@ def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:
     wanted, found = objective.weights.focus_mode, dataset.metadata["focus"]
     if wanted is not None and wanted != found:
         raise UserError(
-            f"recipe {objective.recipe!r} needs records with {wanted!r} focus, but {dataset.path} was built with {found!r}; "
-            f"build it again with --config.build.focus.mode={wanted}"
+            f"recipe {objective.recipe!r} needs records with {wanted!r} focus, but {dataset.path} was built with "
+            f"{found!r}; build it again with --config.build.focus.mode={wanted}"
         )
+
+
+def _check_sides(dataset: Dataset, settings: RunSettings) -> None:
+    """A mean over no token would read as log-prob 0, probability 1: links on means need weight on both sides."""
+    if not settings.objective.weights.has_preference or not LINKS[settings.objective.link.name].takes_means:
+        return
+    for name in dataset.splits:
+        index = dataset.split(name).index
+        empty = {side: int((getattr(index, f"{side}_focus_count") == 0).sum()) for side in ("chosen", "rejected")}
+        for side, pairs in empty.items():
+            if pairs and getattr(settings.objective.weights, side) in ("focus", "hybrid"):
+                raise UserError(
+                    f"{dataset.path}: {pairs} {name} pairs have no {side} focus, and link "
+                    f"{settings.objective.link.name!r} takes the mean over it; build the records with "
+                    "--config.build.focus.empty=drop or anchor, or choose a link on sums such as sigmoid"
+                )
 
 
 def _model_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
@@ -272,15 +290,18 @@ def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> 
 
 
 def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
-    """transformers picks the tokenizer's class by the `model_type` beside it, and some classes split text their own way:
-    a model trained from scratch on other tokens would be exported into a folder that encodes differently."""
+    """Refuses, from scratch, a tokenizer that transformers would load as another one beside this `model_type`.
+
+    It picks the class by the `model_type`, and some classes split text their own way: the exported folder would
+    encode other tokens than those that were trained on.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (epath.Path(folder) / "config.json").write_text(json.dumps(to_hf(config)))
         found = tokenizer_fingerprint(load_tokenizer(folder))
     if found != rules.tokenizer_fingerprint:
         raise UserError(
-            f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the exported "
-            "model would read other tokens than it was trained on; train the tokenizer in that family's class "
+            f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the "
+            "exported model would read other tokens than it was trained on; train the tokenizer in that family's class "
             "(launch/train_tokenizer.py does, for qwen2) and build the records again"
         )

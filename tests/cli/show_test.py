@@ -63,11 +63,11 @@ def test_a_page_is_written(dataset, tmp_path, capsys):
 
 
 def test_a_file_is_shown_with_the_focus_of_its_config(histories, tokenizer, capsys):
-    focal = ["--config.build.focus.mode=token", f"--config.build.text.tokenizer={tokenizer}"]
-    chat = ["--config.build.pairs.choose=last", "--pair=h1#"]
-    assert main(["show", str(histories), f"--config={BASE}", *focal, *chat]) == 0
+    focal = ["--config.build.focus.mode=prefix_suffix", f"--config.build.text.tokenizer={tokenizer}"]
+    last = ["--config.build.pairs.choose=last", "--pair=h1#"]
+    assert main(["show", str(histories), f"--config={BASE}", *focal, *last]) == 0
     out = capsys.readouterr().out
-    assert "focus by token, recipe token_focus" in out
+    assert "focus by prefix_suffix, recipe prefix_suffix" in out
     assert "shared+truncate" in out
     assert [line for line in out.splitlines() if line.startswith(("+", "-"))] == [
         "+    3      return c + b",

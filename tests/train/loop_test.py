@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from iterpref_jax import settings
+from iterpref_jax.codeflow.focus import FocusSettings
 from iterpref_jax.errors import UserError
 from iterpref_jax.train.export import export
 from iterpref_jax.train.loop import train
@@ -107,6 +108,13 @@ def test_a_flipped_bit_in_the_reference_cache_is_found(dataset, finished, tmp_pa
 def test_a_recipe_that_needs_another_focus_says_how_to_build_it(dataset):
     with pytest.raises(UserError, match=r"needs records with 'token' focus.*--config\.build\.focus\.mode=token"):
         open_run(settings.read_run(load(dataset, **{"objective.recipe": "token_focus"})), "unused")
+
+
+def test_a_link_on_means_refuses_pairs_without_focus(tmp_path):
+    kept = make_dataset(tmp_path, focus=FocusSettings(mode="line", empty="keep", seed=0))
+    with pytest.raises(UserError, match=r"pairs have no rejected focus.*'ipo' takes the mean"):
+        open_run(settings.read_run(load(kept, **{"objective.link.name": "ipo"})), "unused")
+    open_run(settings.read_run(load(kept)), "unused")
 
 
 def test_records_of_another_tokenizer_are_refused(dataset, finished, tmp_path):
