@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
-import iterpref_jax
 from etils import epath
 
+import iterpref_jax
 from iterpref_jax.data import build_report, chunks, schema, tfrecord
 
 COPY_BYTES = 1 << 22
