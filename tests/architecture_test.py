@@ -22,6 +22,7 @@ ARROWS = {
     "data": ("codeflow", "objectives.weights"),
     "train": ("data", "models", "ops", "objectives", "parallel"),
     # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
+    "view": ("data", "codeflow", "objectives.weights"),
     "evaluate": ("codeflow", "data", "train.metrics"),
     "cli": (EVERYTHING,),
     "settings": (),

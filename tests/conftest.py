@@ -2,6 +2,8 @@
 
 import os
 
+import hypothesis
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile hundreds of tiny programs and run each a few times: LLVM's optimisation costs more than it saves.
 _FLAGS = {
@@ -13,3 +15,7 @@ _given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join(
     [_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)]
 )
+
+# The same examples in every run, and no deadline: a busy machine must not fail a test.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")

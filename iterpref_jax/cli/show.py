@@ -8,10 +8,12 @@ import rich.console
 
 from iterpref_jax import settings
 from iterpref_jax.cli import options
-from iterpref_jax.data import view_html, view_source, view_terminal
 from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.weights import NLL_NORMS, RECIPES
 from iterpref_jax.progress import say
+from iterpref_jax.view import page as view_html
+from iterpref_jax.view import source as view_source
+from iterpref_jax.view import terminal as view_terminal
 
 TERMINAL_LIMIT = 5
 PAGE_LIMIT = 100

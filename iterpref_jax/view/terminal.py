@@ -9,7 +9,10 @@ import rich.rule
 import rich.table
 import rich.text
 
-from iterpref_jax.data import view, view_source, view_text, view_tree
+from iterpref_jax.view import model as view
+from iterpref_jax.view import source as view_source
+from iterpref_jax.view import text as view_text
+from iterpref_jax.view import tree as view_tree
 
 # Two columns of code with margins; below it lines of ordinary length would be folded.
 SIDE_BY_SIDE_FROM = 150

@@ -17,9 +17,12 @@ import jinja2
 from etils import epath
 
 from iterpref_jax import progress
-from iterpref_jax.data import view, view_source, view_text, view_tree
+from iterpref_jax.view import model as view
+from iterpref_jax.view import source as view_source
+from iterpref_jax.view import text as view_text
+from iterpref_jax.view import tree as view_tree
 
-TEMPLATE = "view.html.j2"
+TEMPLATE = "page.html.j2"
 PROMPT_CHARACTERS = 400
 # Room that a character of a label takes, as a share of the picture: a narrower segment has no label.
 LABEL_CHARACTER = 0.011
@@ -147,7 +150,7 @@ def _template() -> jinja2.Template:
     environment.filters["csp_hash"] = _csp_hash
     environment.filters["pieces"] = re.compile(r"[^/_-]*[/_-]?").findall
     environment.filters["count"] = lambda number: f"{number:,}".replace(",", "\u202f")
-    source = importlib.resources.files("iterpref_jax.data").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = importlib.resources.files("iterpref_jax.view").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source)
 
 

@@ -1,7 +1,7 @@
 """One pair as it is shown, in plain data: text cut into tokens, focus, the weights of a recipe, and the trees.
 
 The tokens carry what `layout.lay_out` gives the model for them, so a page shows the training input, not a story about
-it. `view_terminal` and `view_html` only paint what they find here.
+it. `terminal` and `page` only paint what they find here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
-from iterpref_jax.data import layout, schema, text_rules, token_bytes, view_text, view_tree
+from iterpref_jax.data import layout, schema, text_rules, token_bytes
 from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.weights import PARTS, RECIPES, find_recipe
+from iterpref_jax.view import text as view_text
+from iterpref_jax.view import tree as view_tree
 
 DEFAULT_RECIPE = "target_rpo"
 SIDES = ("chosen", "rejected")

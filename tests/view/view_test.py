@@ -2,72 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import html.parser
-import io
-import json
-import re
-
 import hypothesis
 import numpy as np
 import pytest
-import rich.console
 from hypothesis import strategies as st
 
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
-from iterpref_jax.data import layout, text_rules, tokenize, view, view_html, view_source, view_terminal, view_text
-from iterpref_jax.data import view_tree as trees
+from iterpref_jax.data import layout, text_rules, tokenize
 from iterpref_jax.errors import UserError
-from iterpref_jax.objectives.weights import RECIPES, find_recipe, pair_weights
+from iterpref_jax.objectives.weights import RECIPES, pair_weights
+from iterpref_jax.view import model as view
+from iterpref_jax.view import text as view_text
+from iterpref_jax.view import tree as trees
 from tests.data import tiny
 from tests.support.examples import index_of, random_examples
-
-EVIL = "</script><b>&amp;"
-CHOSEN = f"def f(x):\n\treturn '{EVIL}'  \n\n\n    # 漢字 é\n    return x\n"
-REJECTED = f"def f(x):\n\treturn '{EVIL}!'  \n\n\n    # 漢字 è\x1b[31m\u202e\n    return x\n    y = 1\n"
-
-
-def _weighting(name: str, nll_norm: str = "example") -> layout.Weighting:
-    return layout.Weighting(recipe=find_recipe(name), seed=3, nll_norm=nll_norm)
-
-
-def _settings(mode: str = "line", empty: str = "anchor") -> focusing.FocusSettings:
-    return focusing.FocusSettings(mode=mode, empty=empty, seed=0)
-
-
-def _encoder() -> tokenize.Encoder:
-    tokenizer = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE)
-    return tokenize.Encoder(tokenizer, text_rules.make_rules(tiny.settings(template="chat"), tokenizer))
-
-
-def _view(chosen=CHOSEN, rejected=REJECTED, mode="line", recipe="", pair_id="p0", with_spans=True) -> view.PairView:
-    pair, encoder = tiny.pair(chosen, rejected, pair_id=pair_id), _encoder()
-    focus = focusing.find_focus(chosen, rejected, _settings(mode), pair_id)
-    [example] = encoder.encode_pairs([pair], [focus])
-    shift = len(encoder.rules.fence_open)
-    spans = tuple([(a + shift, b + shift) for a, b in side] for side in (focus.chosen, focus.rejected))
-    words = view.vocabulary(encoder.tokenizer, encoder.rules)
-    name = view.choose_recipe(recipe, mode)
-    return view.of_record(example, 0, words, _weighting(name), spans=spans if with_spans else None)
-
-
-def _shown(*pairs: view.PairView, name: str = "made") -> view_source.Shown:
-    index = index_of([pair.tokens.example for pair in pairs if pair.tokens])
-    summary = trees.summary(index, _weighting("target_rpo")) if len(index) else None
-    return view_source.Shown(
-        source=name, about="test", recipe="target_rpo", total=len(pairs), summary=summary, pairs=pairs
-    )
-
-
-def _focus_places(lines) -> list[int]:
-    places, at = [], 0
-    for part in (part for line in lines for run in line.runs for part in run.parts if part.kind != "bytes"):
-        places += range(at, at + len(part.text)) if part.is_focus else ()
-        at += len(part.text)
-    return places
+from tests.view import made
 
 
 @st.composite
@@ -94,7 +44,7 @@ def test_marked_characters_are_those_of_the_spans(case):
     _, places = view_text.decode(pieces, [False] * len(pieces))
     wanted = [place for start, end in spans for place in range(start, end)]
     for cut in (places, []):
-        assert _focus_places(view_text.lines(text, cut, spans, ("", ""))) == wanted
+        assert made.focus_places(view_text.lines(text, cut, spans, ("", ""))) == wanted
 
 
 @hypothesis.given(_cut_text())
@@ -148,23 +98,23 @@ def test_lines_of_a_fenced_program_have_the_programs_numbers():
 
 @pytest.mark.parametrize("mode", ["line", "token", "prefix_suffix", "augment"])
 def test_the_marked_characters_equal_the_focus(mode):
-    focus = focusing.find_focus(CHOSEN, REJECTED, _settings(mode), "p0")
-    pair = _view(mode=mode)
-    for side, text, spans in zip(pair.sides, (CHOSEN, REJECTED), (focus.chosen, focus.rejected), strict=True):
-        marked = "".join(side.text[place] for place in _focus_places(side.lines))
+    focus = focusing.find_focus(made.CHOSEN, made.REJECTED, made.focus_settings(mode), "p0")
+    pair = made.pair_view(mode=mode)
+    for side, text, spans in zip(pair.sides, (made.CHOSEN, made.REJECTED), (focus.chosen, focus.rejected), strict=True):
+        marked = "".join(side.text[place] for place in made.focus_places(side.lines))
         assert marked == "".join(text[start:end] for start, end in spans)
 
 
 @pytest.mark.parametrize("mode", ["line", "token"])
 def test_a_record_marks_exactly_its_focus_tokens(mode):
-    pair = _view(mode=mode, with_spans=False)
+    pair = made.pair_view(mode=mode, with_spans=False)
     for side in pair.sides:
-        marked = "".join(side.text[place] for place in _focus_places(side.lines))
+        marked = "".join(side.text[place] for place in made.focus_places(side.lines))
         assert marked == "".join(token.text for token in side.tokens if token.is_focus)
 
 
 def test_an_anchor_is_a_token_in_focus_without_focus_characters():
-    pair = _view("x = 1\ny = 2\nz = 3\n", "x = 1\nz = 3\n")
+    pair = made.pair_view("x = 1\ny = 2\nz = 3\n", "x = 1\nz = 3\n")
     anchors = [token for token in pair.rejected.tokens if token.is_anchor]
     assert [token.text for token in anchors] == [next(t.text for t in pair.rejected.tokens[1:] if t.text[:1] == "z")]
     assert [line.number for line in pair.rejected.lines if line.has_anchor] == [2]
@@ -174,7 +124,7 @@ def test_an_anchor_is_a_token_in_focus_without_focus_characters():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_weights_are_those_of_the_recipe_at_every_token(recipe):
     mode = RECIPES[recipe].focus_mode or "line"
-    pair = _view(mode=mode, recipe=recipe)
+    pair = made.pair_view(mode=mode, recipe=recipe)
     example = pair.tokens.example
     wanted = pair_weights(
         RECIPES[recipe], example.chosen_focus, example.rejected_focus, record=0, seed=3, nll_norm="example"
@@ -186,7 +136,7 @@ def test_weights_are_those_of_the_recipe_at_every_token(recipe):
 
 
 def test_tokens_carry_what_the_tree_holds_for_them():
-    pair = _view()
+    pair = made.pair_view()
     tree, prompt = pair.tokens.tree, len(pair.tokens.example.prompt_ids)
     for slot, side in enumerate(pair.sides):
         for number, token in enumerate(side.tokens):
@@ -208,7 +158,7 @@ def _random_trees():
     for record, example in enumerate(random_examples(40, seed=5)):
         for recipe in ("target_rpo", "dpo", "sft", "hybrid", "symmetric"):
             for name in trees.NAMES:
-                yield example, name, layout.lay_out(example, record, trees.row_settings(name), _weighting(recipe))
+                yield example, name, layout.lay_out(example, record, trees.row_settings(name), made.weighting(recipe))
 
 
 def test_a_sides_columns_spell_its_sequence():
@@ -263,7 +213,7 @@ def test_marks_are_the_gathered_positions():
 
 
 def test_the_row_shows_every_column_once_and_in_order():
-    pair = _view()
+    pair = made.pair_view()
     places = [(stretch.start + run.token) for stretch in pair.tokens.stretches for run in stretch.runs]
     assert places == list(range(len(pair.tokens.tree.tokens)))
     assert [stretch.kind for stretch in pair.tokens.stretches] == ["prompt", "common", "tail", "tail"]
@@ -271,13 +221,13 @@ def test_the_row_shows_every_column_once_and_in_order():
 
 def test_the_summary_adds_up_what_the_layout_makes():
     examples = random_examples(30, seed=7)
-    weighting = _weighting("target_rpo")
+    weighting = made.weighting("target_rpo")
     sizes = {
         name: [layout.lay_out(e, i, trees.row_settings(name), weighting) for i, e in enumerate(examples)]
         for name in trees.NAMES
     }
     found = trees.summary(index_of(examples), weighting)
-    assert found.tokens == {name: sum(len(tree.tokens) for tree in made) for name, made in sizes.items()}
+    assert found.tokens == {name: sum(len(tree.tokens) for tree in laid) for name, laid in sizes.items()}
     assert found.targets == sum(len(tree.target) for tree in sizes[trees.FOCAL])
     savings = [len(a.tokens) / len(b.tokens) for a, b in zip(sizes["separate"], sizes[trees.FOCAL], strict=True)]
     assert found.mean_saving == pytest.approx(np.mean(savings))
@@ -295,145 +245,6 @@ def test_a_recipe_for_another_focus_is_refused_with_those_that_fit():
         view.choose_recipe("target_rop", "line")
 
 
-class _Page(html.parser.HTMLParser):
-    """The parts of a page that the tests ask for."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.columns: list[int] = []
-        self.data: list[str] = []
-        self.code: dict[str, str] = {"0": "", "1": ""}
-        self._start: int | None = None
-        self._side: str | None = None
-        self._in_code = self._in_data = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append(tag)
-        self._side = found.get("data-side", None if "data-start" in found else self._side)
-        self._start = int(found["data-start"]) if "data-start" in found else self._start
-        self._in_code = tag == "code" or (self._in_code and tag in "bi")
-        self._in_data = found.get("type") == "application/json"
-        if tag == "b" and "data-k" in found and self._side is None:
-            self.columns.append(self._start + int(found["data-k"]))
-        if self._side and tag == "i" and found["class"].split()[0] in "nc":
-            self.code[self._side] += "\n" if found["class"][0] == "n" else found["data-mark"]
-
-    def handle_endtag(self, tag):
-        self._in_code = self._in_code and tag != "code"
-        self._in_data = False
-
-    def handle_data(self, data):
-        if self._in_data:
-            self.data.append(data)
-        elif self._in_code and self._side:
-            self.code[self._side] += data
-
-
-def test_code_in_a_page_is_text_and_nothing_else():
-    page = view_html.render(_shown(_view(pair_id=f"id {EVIL}"), name=f"<img src=x> {EVIL}"))
-    tags = _Page(page).tags
-    plain = _Page(view_html.render(_shown(_view("x = 1\n", "x = 2\n")))).tags
-    assert (tags.count("script"), tags.count("img")) == (plain.count("script"), 0) == (2, 0)
-    assert EVIL not in page
-    assert "\x1b" not in page
-    assert "\u202e" not in page
-
-
-def test_a_page_shows_the_code_of_both_sides():
-    pair = _view()
-    code = _Page(view_html.render(_shown(pair))).code
-    for column, side in enumerate(pair.sides):
-        lines = [part for line in side.lines for run in line.runs for part in run.parts]
-        wanted = "".join(view_text.mark(part) if part.kind == "char" else part.text for part in lines)
-        assert code[str(column)] == wanted
-
-
-def test_every_token_of_the_tree_is_once_in_the_row_of_a_page():
-    pair = _view()
-    assert _Page(view_html.render(_shown(pair))).columns == list(range(len(pair.tokens.tree.tokens)))
-
-
-def test_a_page_tells_the_layouts_numbers():
-    pair = _view()
-    [data] = _Page(view_html.render(_shown(pair))).data
-    told, tree = json.loads(data), pair.tokens.tree
-    assert told["columns"] == [tree.tokens.tolist(), tree.depth.tolist(), tree.visible_until.tolist()]
-    assert [target[:3] for target in told["targets"]] == np.stack([tree.source, tree.target, tree.side], 1).tolist()
-    assert [target[3] for target in told["targets"]] == pytest.approx(tree.weight.tolist())
-    assert [target[4] for target in told["targets"]] == pytest.approx(tree.nll_weight.tolist(), rel=1e-3)
-    assert [len(side) for side in told["sides"]] == [len(side.tokens) for side in pair.sides]
-
-
-def test_a_page_needs_no_network_and_runs_no_script_but_its_own():
-    page = view_html.render(_shown(_view()))
-    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//)|@import|url\((?!#)", page)
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
-    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[-1]
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert html.unescape(policy) == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
-
-
-def test_all_pictures_of_a_pair_have_one_scale():
-    pair = _view()
-    for drawing in view_html.drawings(pair):
-        ends = [box.x + box.width for box in drawing.boxes]
-        assert max(ends) == pytest.approx(100)
-        lengths = {box.width for box in drawing.boxes if box.names.startswith("prompt")}
-        [width] = {round(length, 6) for length in lengths}
-        scale = len(pair.tokens.example.prompt_ids) + max(len(side.tokens) for side in pair.sides)
-        assert width == pytest.approx(100 * len(pair.tokens.example.prompt_ids) / scale, abs=1e-5)
-
-
-def _printed(pair: view.PairView, width: int, **changes) -> str:
-    file = io.StringIO()
-    view_terminal.paint(_shown(pair), rich.console.Console(file=file, width=width, highlight=False, **changes))
-    return file.getvalue()
-
-
-def test_a_pipe_gets_marks_in_front_of_focus_lines():
-    lines = _printed(_view("a = 1\nb = 2\nc = 3\n", "a = 1\nb = 3\nc = 3\nd = 4\n"), 80).splitlines()
-    marked = [line.split(maxsplit=2) for line in lines if line.startswith(("+", "-"))]
-    assert marked == [["+", "2", "b = 2"], ["-", "2", "b = 3"], ["-", "4", "d = 4"]]
-
-
-def test_a_long_line_is_not_cut_in_a_pipe():
-    long = "x = " + "1 + " * 60 + "1"
-    assert long in _printed(_view(f"{long}\n", "x = 2\n"), 80)
-
-
-def test_a_wide_terminal_shows_the_sides_side_by_side():
-    pair = _view("a = 1\nb = 2\n", "a = 1\nb = 3\n")
-    wide = _printed(pair, view_terminal.SIDE_BY_SIDE_FROM).splitlines()
-    assert [line for line in wide if "b = 2" in line and "b = 3" in line]
-    narrow = _printed(pair, view_terminal.SIDE_BY_SIDE_FROM - 1).splitlines()
-    assert not [line for line in narrow if "b = 2" in line and "b = 3" in line]
-
-
-def test_code_sends_no_control_sequence_to_the_terminal():
-    assert not {"\x1b", "\u202e"} & set(_printed(_view(pair_id="id\x1b[2J"), 80))
-
-
-def test_a_terminal_colours_exactly_the_focus():
-    text = _printed(_view("a = 1\nb = 2\n", "a = 1\nb = 3\n"), 100, force_terminal=True, color_system="truecolor")
-    coloured = re.findall(r"\x1b\[38;2;255;255;255;48;2;([\d;]+)m([^\x1b]*)", text)
-    assert "".join(piece for _, piece in coloured) == "b = 2b = 3"
-    assert len({colour for colour, _ in coloured}) == 2
-
-
-def test_pairs_without_tokens_are_shown_as_text():
-    focus = focusing.find_focus(CHOSEN, REJECTED, _settings(), "p0")
-    pair = view.of_text(tiny.pair(CHOSEN, REJECTED), focus)
-    assert "".join(pair.rejected.text[place] for place in _focus_places(pair.rejected.lines)) == "".join(
-        REJECTED[start:end] for start, end in focus.rejected
-    )
-    page = view_html.render(_shown(pair))
-    assert EVIL not in page
-    assert _Page(page).code["0"] == CHOSEN
-
-
 @pytest.mark.slow
 def test_real_histories_are_shown_token_for_token():
     path = tiny.data_folder("trajectories") / "dev_sample.jsonl.gz"
@@ -443,14 +254,14 @@ def test_real_histories_are_shown_token_for_token():
     for number, history in enumerate(records.read_trajectories(path)):
         rejected = encoder.normalize(history.versions[0].code)
         pair = tiny.pair(encoder.normalize(history.versions[-1].code), rejected, prompt=history.instruction)
-        focus = focusing.find_focus(pair.chosen, pair.rejected, _settings(), pair.pair_id)
+        focus = focusing.find_focus(pair.chosen, pair.rejected, made.focus_settings(), pair.pair_id)
         [example] = encoder.encode_pairs([pair], [focus])
         spans = tuple([(a + shift, b + shift) for a, b in side] for side in (focus.chosen, focus.rejected))
-        shown = view.of_record(example, number, words, _weighting("target_rpo"), spans=spans)
+        shown = view.of_record(example, number, words, made.weighting("target_rpo"), spans=spans)
         for side, text in zip(shown.sides, (pair.chosen, pair.rejected), strict=True):
             assert text in side.text
             assert "".join(token.text for token in side.tokens) == side.text
             wanted = [place for start, end in spans[side is shown.rejected] for place in range(start, end)]
-            assert _focus_places(side.lines) == wanted
+            assert made.focus_places(side.lines) == wanted
         if number == 20:
             break

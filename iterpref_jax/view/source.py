@@ -13,9 +13,11 @@ from etils import epath
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import pairs as pairing
-from iterpref_jax.data import chunks, layout, schema, text_rules, tokenize, view, view_tree
+from iterpref_jax.data import chunks, layout, schema, text_rules, tokenize
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.objectives.weights import find_recipe
+from iterpref_jax.view import model as view
+from iterpref_jax.view import tree as view_tree
 
 Item = TypeVar("Item")
 

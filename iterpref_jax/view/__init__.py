@@ -1,0 +1,1 @@
+"""What `iterpref show` shows: pairs, focus, weights and trees, in a terminal or as a page."""
