@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -73,6 +74,8 @@ def load_tokenizer(path: str):
 
     Raises UserError if there is none, or only a slow one.
     """
+    # Without it the import says that torch is missing, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     if not str(path):

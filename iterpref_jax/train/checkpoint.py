@@ -20,7 +20,8 @@ class Checkpoints:
     def __init__(self, folder: str, *, keep: int):
         # Orbax logs a page a checkpoint at INFO level.
         logging.getLogger("absl").setLevel(logging.WARNING)
-        self.folder = epath.Path(folder)
+        # Orbax wants absolute paths.
+        self.folder = epath.Path(folder).resolve()
         latest_n: Any = ocp.training.preservation_policies.LatestN(keep)
         self._orbax = ocp.training.Checkpointer(self.folder, preservation_policy=latest_n, cleanup_tmp_directories=True)
 

@@ -66,6 +66,7 @@ def train(run: Run, config: dict[str, Any]) -> Outcome:
     with contextlib.closing(checkpoints), stop_requested() as should_stop:
         _check_same_run(run, config, checkpoints)
         trainer = Trainer(run, checkpoints, config)
+        say(trainer.describe())
         params = None if checkpoints.steps() else run.load_params()
         if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
             return Outcome(0, False)
@@ -109,6 +110,17 @@ class Trainer:
         shapes = jax.eval_shape(lambda p: init_state(self.optimizer, p), shapes)
         say(f"resuming from step {saved[-1]} of {self.plan.steps}")
         return self.checkpoints.restore(saved[-1], shapes, self.shardings)
+
+    def describe(self) -> str:
+        """Returns one line for a person: data, rows, model and devices."""
+        run, caps = self.run, self.plan.caps
+        held_out = len(run.eval_split) if run.eval_split else 0
+        return (
+            f"{self.plan.pairs} training and {held_out} held-out pairs; {self.plan.steps} updates of "
+            f"{self.plan.pairs_per_step} pairs in at most {self.plan.microbatches} x {self.plan.rows_per_microbatch} rows "
+            f"of {caps.tokens} tokens and {caps.targets} targets; {run.decoder.config.model_type} of "
+            f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}"
+        )
 
     def run_to_end(self, state: TrainState, should_stop: Callable[[], bool]) -> Outcome:
         first = int(state.step)

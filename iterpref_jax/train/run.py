@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +30,7 @@ from iterpref_jax.data.text_rules import (
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.config import ModelConfig, from_hf, read_config, to_hf
-from iterpref_jax.models.transformer import Compute, Decoder, Params, init_params
+from iterpref_jax.models.transformer import Compute, Decoder, Params, abstract_params, init_params
 from iterpref_jax.objectives.links import LINKS
 from iterpref_jax.objectives.preference import ObjectiveSettings
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
@@ -145,6 +146,11 @@ class Run:
 
     def costs(self, split: Split) -> Costs:
         return costs(split.index, self.settings.rows, self.settings.weighting)
+
+    def parameters(self) -> int:
+        """The number of the model's parameters."""
+        shapes = abstract_params(self.decoder.config, self.settings.model.param_dtype)
+        return sum(math.prod(shape.shape) for shape in jax.tree.leaves(shapes))
 
     def load_params(self) -> Params:
         """Reads (or initialises) the parameters into their shards."""
