@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +19,11 @@ COMMANDS = {
     "train": "train, evaluate on held-out tasks, checkpoint; the same command resumes",
     "export": "write a checkpoint as a folder that transformers loads",
 }
+
+_DISK_FULL = (
+    "no space left on the disk ({error}). Whatever was whole is kept: make room and run the same command again, "
+    "it goes on from the last finished part or checkpoint"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,9 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"iterpref {command}: error: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        print(f"iterpref {command}: error: {_DISK_FULL.format(error=error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"iterpref {command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind this error; libraries wrap it, some with its text alone."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage() -> str:

@@ -79,4 +79,4 @@ cat <<END
   every token with its weight          $out/masks.html
 
 END
-sed -n '/^## Held-out/,/^$/p; /^| /p' "$out/target_rpo/report.md" | awk '!seen[$0]++'
+sed -n '/^## Held-out/,/^Rewards are/p' "$out/target_rpo/report.md" | sed '$d'

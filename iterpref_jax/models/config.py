@@ -110,6 +110,12 @@ def read_config(folder: str) -> ModelConfig:
         raise UserError(f"{path}: {error}") from error
 
 
+def inert_fields(folder: str) -> dict[str, Any]:
+    """Returns the keys of a `config.json` that the forward pass does not read (token ids, context length, ...)."""
+    raw = json.loads((epath.Path(folder) / "config.json").read_text())
+    return {key: value for key, value in raw.items() if key in _INERT}
+
+
 def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Turns the content of a `config.json` into a `ModelConfig`; see `read_config` for the errors."""
     family = _family(raw.get("model_type"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,25 @@ def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[M
 
 
 def save(
-    folder: str, config: ModelConfig, params: Params, *, dtype: str, copy_from: str | None, max_shard_gb: float
+    folder: str,
+    config: ModelConfig,
+    params: Params,
+    *,
+    dtype: str,
+    copy_from: str | None,
+    max_shard_gb: float,
+    inert: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a folder that `transformers` loads: config.json, safetensors file(s) with index, tokenizer files.
 
     Args:
         copy_from: a folder whose tokenizer and generation files are copied; None copies nothing.
+        inert: keys of config.json that the forward pass does not read (`config.inert_fields`, token ids, ...).
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
     """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(to_hf(config) | {"dtype": dtype}, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps({**inert, **to_hf(config), "dtype": dtype}, indent=2) + "\n")
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
     _write_tensors(out, _hf_tensors(config, params, dtype), int(max_shard_gb * 1e9))

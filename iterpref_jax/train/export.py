@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.config import inert_fields
 from iterpref_jax.models.transformer import abstract_params, param_shardings
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.run import Run
@@ -27,6 +31,22 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
         step, abstract_params(config, stored), param_shardings(config, stored, run.placement)
     )
     checkpoints.close()
-    source = run.settings.model.path or str(run.dataset.tokenizer_path)
-    hf_checkpoint.save(out, config, params, dtype=dtype or stored, copy_from=source, max_shard_gb=max_shard_gb)
+    hf_checkpoint.save(
+        out,
+        config,
+        params,
+        dtype=dtype or stored,
+        copy_from=run.settings.model.path or str(run.dataset.tokenizer_path),
+        max_shard_gb=max_shard_gb,
+        inert=_inert_fields(run),
+    )
     return step
+
+
+def _inert_fields(run: Run) -> dict[str, Any]:
+    """What generation needs to know: from the model's own config.json, or for a model from scratch from its data."""
+    if run.settings.model.path:
+        return inert_fields(run.settings.model.path)
+    tokenizer = load_tokenizer(str(run.dataset.tokenizer_path))
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return ids | {"max_position_embeddings": run.settings.rows.tokens}

@@ -117,8 +117,8 @@ class Trainer:
         held_out = len(run.eval_split) if run.eval_split else 0
         return (
             f"{self.plan.pairs} training and {held_out} held-out pairs; {self.plan.steps} updates of "
-            f"{self.plan.pairs_per_step} pairs in at most {self.plan.microbatches} x {self.plan.rows_per_microbatch} rows "
-            f"of {caps.tokens} tokens and {caps.targets} targets; {run.decoder.config.model_type} of "
+            f"{self.plan.pairs_per_step} pairs in at most {self.plan.microbatches} x {self.plan.rows_per_microbatch} "
+            f"rows of {caps.tokens} tokens and {caps.targets} targets; {run.decoder.config.model_type} of "
             f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}"
         )
 

@@ -235,6 +235,8 @@ def open_run(settings: RunSettings, workdir: str) -> Run:
     Raises:
         UserError: whatever does not fit, before any weight is read.
     """
+    if "://" in workdir:
+        raise UserError(f"--workdir={workdir}: metrics are appended to files, so it must be a local or mounted folder")
     dataset = open_dataset(settings.data.path)
     _check_focus(dataset, settings.objective)
     _check_sides(dataset, settings)

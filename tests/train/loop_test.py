@@ -68,6 +68,8 @@ def test_an_export_loads_in_transformers_and_starts_another_run(dataset, finishe
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.config.num_hidden_layers == 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert model.config.eos_token_id == tokenizer.eos_token_id is not None
     with config.unlocked():
         config.model.path, config.model.init = str(tmp_path / "hf"), {}
     again = open_run(settings.read_run(config), str(tmp_path / "again"))
