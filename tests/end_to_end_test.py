@@ -1,4 +1,4 @@
-"""The main job through the command line, as a user types it: tasks -> histories -> records -> two runs -> a checkpoint."""
+"""The main job through the command line, as typed: tasks -> histories -> records -> two runs -> a checkpoint."""
 
 import json
 
@@ -14,7 +14,7 @@ TASKS = [
     ("total", "xs", "    s = 0\n    for x in xs:\n        s = s + x\n    return s\n", "total([1, 2, 4]) == 7"),
     ("last", "xs", "    n = len(xs)\n    return xs[n - 1]\n", "last([4, 9]) == 9 and last('ab') == 'b'"),
     ("shout", "s", "    t = s.upper()\n    return t + '!'\n", "shout('a') == 'A!'"),
-    ("count", "xs, y", "    n = 0\n    for x in xs:\n        if x == y:\n            n += 1\n    return n\n", "count('aba', 'a') == 2"),
+    ("count", "xs", "    n = 0\n    for x in xs:\n        n += bool(x)\n    return n\n", "count([0, 3, 4]) == 2"),
 ]  # fmt: skip
 
 

@@ -43,9 +43,9 @@ TABLE = (
 EXPLANATION = """\
 Rewards are beta times the sum of log-ratios (policy against reference) over the *weighted* tokens of a side: under a
 focal recipe the rejected side is its focus alone. At step 0 the policy is the reference, so every reward is 0 and the
-preference loss is ln 2 = 0.6931 (and the accuracy counts rounding errors of ties). An accuracy counts the pairs whose chosen
-reward is larger: it measures ranking of repairs above bugs on tasks that were not trained on, not the ability to write
-programs.
+preference loss is ln 2 = 0.6931 (and the accuracy counts rounding errors of ties). An accuracy counts the pairs whose
+chosen reward is larger: it measures ranking of repairs above bugs on tasks that were not trained on, not the ability to
+write programs.
 """
 
 
