@@ -17,6 +17,8 @@ INSTALL_REQUIRES = [
     "flax>=0.12.8",
     "google-crc32c>=1.6",
     "grain>=0.2.18",
+    # tensorflow-datasets needs it for builders and does not say so.
+    "importlib_resources>=6",
     "jax>=0.10",
     "jinja2>=3.1",
     "matplotlib>=3.9",

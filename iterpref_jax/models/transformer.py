@@ -94,8 +94,7 @@ class Decoder:
 
     def head(self, params: Params) -> jax.Array:
         """Returns the vocabulary projection [V, D] in the compute dtype."""
-        table = params["embedding"] if self.config.tie_word_embeddings else params["head"]
-        return table.astype(self.compute.compute_dtype)
+        return self._vocab_table(params["embedding"] if self.config.tie_word_embeddings else params["head"])
 
     def logits(self, params: Params, hidden_RTD: jax.Array) -> jax.Array:
         """Returns float32 logits [R, T, V] of all positions; training uses `ops.linear_logp` instead."""
@@ -103,7 +102,7 @@ class Decoder:
 
     def _run(self, params, tokens_RT, depth_RT, visible_until_RT, keep: bool = False) -> tuple[jax.Array, Any]:
         model = _merge(self.config, params)
-        x = model.embedding[...].astype(self.compute.compute_dtype)[tokens_RT]
+        x = self._vocab_table(model.embedding[...])[tokens_RT]
         cos, sin = rotary(depth_RT, self.config)
         layer_graph, stacked = nnx.split(model.layers)
         implementation = None if self.compute.attention == "auto" else self.compute.attention
@@ -116,6 +115,14 @@ class Decoder:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat], prevent_cse=False)
         x, inputs = jax.lax.scan(layer, x, stacked)
         return model.norm(self._pin(x)), inputs
+
+    def _vocab_table(self, table_VD: jax.Array) -> jax.Array:
+        # Gathered over fsdp here, once, as every weight is: look-ups and logits by a table sharded over embed would
+        # have to reshard whole activations.
+        table_VD = table_VD.astype(self.compute.compute_dtype)
+        if self.placement is None:
+            return table_VD
+        return self.placement.constrain(table_VD, ("vocab", "activation_embed"))
 
     def _pin(self, x_RTD: jax.Array) -> jax.Array:
         # Without the pin GSPMD may shard activations like the fsdp-sharded weights and exchange them instead.

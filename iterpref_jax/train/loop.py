@@ -124,7 +124,8 @@ class Trainer:
 
     def run_to_end(self, state: TrainState, should_stop: Callable[[], bool]) -> Outcome:
         first = int(state.step)
-        log = MetricsLog(Path(self.run.workdir), resume_step=first)
+        # A run that died before its first checkpoint starts anew, its first evaluation included.
+        log = MetricsLog(Path(self.run.workdir), resume_step=first or -1)
         every = self.run.settings.train
         with contextlib.closing(log), progress("training", self.plan.steps, "steps", start=first) as advance:
             if first == 0:

@@ -18,7 +18,7 @@ def random_example(rng, vocab=97, longest=24):
         chosen_ids=chosen.astype(np.int32),
         rejected_ids=rejected.astype(np.int32),
         chosen_focus=(rng.random(len(chosen)) < 0.3).astype(np.uint8),
-        rejected_focus=((rng.random(len(rejected)) < 0.2) & ~sparse).astype(np.uint8),
+        rejected_focus=((rng.random(len(rejected)) < 0.2) & (not sparse)).astype(np.uint8),
     )
 
 

@@ -22,6 +22,18 @@ def save_and_die(self, step, state, about):
 Checkpoints.save = save_and_die
 """
 
+# Dies in update 2, before there is any checkpoint.
+KILL_BEFORE_CHECKPOINT = """
+import os, signal
+from iterpref_jax.train.loop import Trainer
+update = Trainer._update
+def update_and_die(self, state, batch, done):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return update(self, state, batch, done)
+Trainer._update = update_and_die
+"""
+
 # Dies with the second part of the reference pass half written.
 KILL_IN_REFERENCE = """
 import os, signal
@@ -47,7 +59,10 @@ def uninterrupted(tmp_path_factory):
     return dataset, cache, lines
 
 
-@pytest.mark.parametrize("fault", [KILL_IN_CHECKPOINT, KILL_IN_REFERENCE], ids=["checkpoint", "reference"])
+FAULTS = {"checkpoint": KILL_IN_CHECKPOINT, "update": KILL_BEFORE_CHECKPOINT, "reference": KILL_IN_REFERENCE}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_run_killed_with_sigkill_resumes_with_identical_numbers(uninterrupted, tmp_path, fault):
     dataset, cache, expected = uninterrupted
     words = ("train", CONFIG, f"--workdir={tmp_path}", *overrides(dataset))

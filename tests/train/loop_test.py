@@ -1,5 +1,6 @@
 """What a run refuses, and what it says when numbers go bad; one process, tiny data."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,11 +10,12 @@ import pytest
 from iterpref_jax import settings
 from iterpref_jax.codeflow.focus import FocusSettings
 from iterpref_jax.errors import UserError
+from iterpref_jax.train import loop
 from iterpref_jax.train.export import export
 from iterpref_jax.train.loop import train
 from iterpref_jax.train.run import open_run
 from tests.data import tiny
-from tests.support.runs import CONFIG, make_dataset, overrides
+from tests.support.runs import CONFIG, make_dataset, numbers, overrides
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def dataset(tmp_path_factory):
 
 
 def load(dataset, **changes):
-    flags = overrides(dataset, **{"train.steps": 2, "rows.rows_per_microbatch": 8} | changes)
+    flags = overrides(dataset, **{"train.steps": 2, "rows.rows_per_microbatch": 8, "optimizer.warmup": 0.0} | changes)
     words = [flag.removeprefix("--config.") for flag in flags]
     return settings.load_config(CONFIG.removeprefix("--config="), words)
 
@@ -50,6 +52,21 @@ def test_metrics_have_trls_names_and_start_at_ln_2(finished):
         logps/rejected grad_norm learning_rate pairs_per_second tokens_per_second mfu padding_fraction
         logratios/chosen_shared logratios/chosen_focus logratios/chosen_rest logratios/rejected_focus""".split()
     assert set(names) <= set(update)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, finished, tmp_path, monkeypatch):
+    updates = []
+    update = loop.Trainer._update
+    monkeypatch.setattr(loop.Trainer, "_update", lambda *words: updates.append(words) or update(*words))
+    monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(lambda: bool(updates)))
+    assert run(dataset, tmp_path) == loop.Outcome(1, False)
+    monkeypatch.undo()
+    assert run(dataset, tmp_path, **{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}) == loop.Outcome(2, True)
+    for got, expected in zip(numbers(tmp_path), numbers(finished), strict=True):
+        assert got.pop("split") == expected["split"]
+        # The first Adam update has the size of the learning rate whatever the gradient: rounding of near-zero
+        # gradients decides its sign, so only sums over all parameters are comparable.
+        assert got == pytest.approx({name: expected[name] for name in got}, rel=2e-3, abs=2e-3)
 
 
 def test_an_export_loads_in_transformers_and_starts_another_run(dataset, finished, tmp_path):
