@@ -8,7 +8,7 @@ from typing import Any
 from iterpref_jax.errors import UserError
 from iterpref_jax.train.metrics import read_metrics
 
-# File, title, and the metrics drawn in it; a plot without any of its metrics is left out.
+# File, title, and the metrics drawn in it; one that is 0 throughout (its tokens carry no weight) is left out.
 PLOTS = (
     ("loss", "Loss", ("loss", "nll_loss", "preference_loss")),
     (
@@ -26,6 +26,7 @@ PLOTS = (
             "logratios/chosen_rest",
             "logratios/rejected_shared",
             "logratios/rejected_focus",
+            "logratios/rejected_rest",
         ),
     ),
 )
@@ -99,16 +100,18 @@ def _plot_all(folder: Path, train: list[dict], held_out: list[dict]) -> list[tup
 
     drawn = []
     for name, title, metrics in PLOTS:
-        present = [metric for metric in metrics if any(metric in line for line in train)]
+        present = [metric for metric in metrics if any(line.get(metric) for line in train)]
         if not present:
             continue
-        figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
         for number, metric in enumerate(present):
-            _draw(axes, train, metric, color=f"C{number}", alpha=0.5, linewidth=1, label=metric)
-            _draw(axes, held_out, metric, color=f"C{number}", marker="o", label=f"{metric} (held out)")
-        axes.set(title=title, xlabel="update")
+            _draw(axes, train, metric, color=f"C{number}", alpha=0.4, linewidth=1)
+            _draw(axes, held_out, metric, color=f"C{number}", marker="o")
+            axes.plot([], [], color=f"C{number}", label=metric)
+        dots = " (dots: held-out tasks)" if held_out else ""
+        axes.set(title=title + dots, xlabel="update")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        figure.legend(fontsize="small", loc="outside right upper")
         figure.savefig(folder / f"{name}.png", dpi=110)
         plt.close(figure)
         drawn.append((name, title))
