@@ -51,6 +51,7 @@ class RecordFile:
 
     def __init__(self, path: epath.PathLike):
         self.path = os.fspath(path)
+        self._local = "://" not in self.path
         self._lock = threading.Lock()
         self._handle = None
 
@@ -76,8 +77,8 @@ class RecordFile:
 
     def _read_bytes(self, offset: int, count: int) -> bytes:
         handle = self._opened()
-        if isinstance(handle, int):
-            return os.pread(handle, count, offset)
+        if self._local:
+            return os.pread(handle.fileno(), count, offset)
         with self._lock:
             handle.seek(offset)
             return handle.read(count)
@@ -87,8 +88,7 @@ class RecordFile:
             if self._handle is None:
                 try:
                     # pread has no shared file position, so threads need no lock; other file systems have no pread.
-                    local = "://" not in self.path
-                    self._handle = os.open(self.path, os.O_RDONLY) if local else epath.Path(self.path).open("rb")
+                    self._handle = open(self.path, "rb", 0) if self._local else epath.Path(self.path).open("rb")  # noqa: SIM115
                 except FileNotFoundError as error:
                     raise UserError(f"{self.path}: no such record file; {MEND}") from error
             return self._handle
@@ -97,9 +97,7 @@ class RecordFile:
         """Closes the handle, if any; a later read opens it again."""
         with self._lock:
             handle, self._handle = self._handle, None
-            if isinstance(handle, int):
-                os.close(handle)
-            elif handle is not None:
+            if handle is not None:
                 handle.close()
 
     def __getstate__(self):
@@ -107,10 +105,6 @@ class RecordFile:
 
     def __setstate__(self, path):
         self.__init__(path)
-
-    def __del__(self):
-        if getattr(self, "_handle", None) is not None:
-            self.close()
 
 
 def iterate(path: epath.PathLike) -> Iterator[bytes]:
