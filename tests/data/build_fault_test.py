@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import filecmp
 import os
 import pathlib
 import signal
@@ -24,20 +23,6 @@ pytestmark = pytest.mark.usefixtures("small_chunks")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _settings(tokenizer_path, **changes):
-    return tiny.build_settings(tokenizer_path, **changes)
-
-
-def _files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _assert_same_folder(left, right):
-    assert _files(left) == _files(right)
-    _, mismatch, broken = filecmp.cmpfiles(left, right, _files(left), shallow=False)
-    assert (mismatch, broken) == ([], [])
-
-
 def _stop_at_chunk(monkeypatch, number, error):
     make = chunks.make_chunk
 
@@ -53,23 +38,23 @@ def _stop_at_chunk(monkeypatch, number, error):
 def _build_stopped(monkeypatch, histories, tokenizer_path, out, error, match):
     heal = _stop_at_chunk(monkeypatch, 3, error)
     with pytest.raises(UserError, match=match):
-        build.build([histories], out, _settings(tokenizer_path))
+        build.build([histories], out, tiny.build_settings(tokenizer_path))
     heal()
     assert not out.exists()
 
 
 def test_a_full_disk_says_what_was_kept_and_the_build_goes_on(histories, tokenizer_path, tmp_path, monkeypatch, capsys):
-    build.build([histories], tmp_path / "whole", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "whole", tiny.build_settings(tokenizer_path))
     full = OSError(errno.ENOSPC, "No space left on device")
     out = tmp_path / "d"
     _build_stopped(monkeypatch, histories, tokenizer_path, out, full, r"no space left.*kept in .*d\.building")
     made = []
     make = chunks.make_chunk
     monkeypatch.setattr(chunks, "make_chunk", lambda tools, n, items: made.append(n) or make(tools, n, items))
-    build.build([histories], out, _settings(tokenizer_path))
+    build.build([histories], out, tiny.build_settings(tokenizer_path))
     assert made == [3, 4, 5, 6, 7]
     assert "3 chunks are done" in capsys.readouterr().err
-    _assert_same_folder(tmp_path / "whole", out)
+    tiny.assert_same_folder(tmp_path / "whole", out)
     assert not (tmp_path / "d.building").exists()
 
 
@@ -80,17 +65,17 @@ def test_an_interrupt_is_a_message(histories, tokenizer_path, tmp_path, monkeypa
 def test_other_errors_keep_their_traceback(histories, tokenizer_path, tmp_path, monkeypatch):
     _stop_at_chunk(monkeypatch, 1, OSError(errno.EACCES, "denied"))
     with pytest.raises(OSError, match="denied"):
-        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+        build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
 
 
 def test_an_unfinished_build_of_another_plan_starts_anew(histories, tokenizer_path, tmp_path, monkeypatch, capsys):
     out = tmp_path / "d"
     _build_stopped(monkeypatch, histories, tokenizer_path, out, KeyboardInterrupt(), "stopped")
-    settings = _settings(tokenizer_path, focus=FocusSettings(mode="token", empty="drop", seed=0))
+    settings = tiny.build_settings(tokenizer_path, focus=FocusSettings(mode="token", empty="drop", seed=0))
     build.build([histories], out, settings)
     assert "another plan: starting anew" in capsys.readouterr().err
     build.build([histories], tmp_path / "fresh", settings)
-    _assert_same_folder(tmp_path / "fresh", out)
+    tiny.assert_same_folder(tmp_path / "fresh", out)
 
 
 def test_a_chunk_whose_records_were_cut_is_made_again(histories, tokenizer_path, tmp_path, monkeypatch):
@@ -98,9 +83,9 @@ def test_a_chunk_whose_records_were_cut_is_made_again(histories, tokenizer_path,
     _build_stopped(monkeypatch, histories, tokenizer_path, out, KeyboardInterrupt(), "stopped")
     cut = chunks.records_path(tmp_path / "d.building" / "chunks", 1, "train")
     cut.write_bytes(cut.read_bytes()[:-7])
-    build.build([histories], out, _settings(tokenizer_path))
-    build.build([histories], tmp_path / "whole", _settings(tokenizer_path))
-    _assert_same_folder(tmp_path / "whole", out)
+    build.build([histories], out, tiny.build_settings(tokenizer_path))
+    build.build([histories], tmp_path / "whole", tiny.build_settings(tokenizer_path))
+    tiny.assert_same_folder(tmp_path / "whole", out)
 
 
 def test_an_unfinished_dataset_is_refused_by_readers(histories, tokenizer_path, tmp_path, monkeypatch):
@@ -111,7 +96,7 @@ def test_an_unfinished_dataset_is_refused_by_readers(histories, tokenizer_path, 
 
 def test_two_builds_of_one_folder_do_not_run_at_once(histories, tokenizer_path, tmp_path):
     with build._locked(tmp_path / "d.building"), pytest.raises(UserError, match="another process builds"):
-        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+        build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
 
 
 SCRIPT = """
@@ -172,7 +157,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tokenizer_path, tmp_path, numb
     _wait_until(lambda: not any(map(_alive, children)), 20, "the workers to end with their parent")
     assert not out.exists(), "the build ended before it was killed"
     assert number == signal.SIGKILL or "refused: stopped by a signal" in error
-    settings = _settings(tokenizer_path)
+    settings = tiny.build_settings(tokenizer_path)
     build.build([histories], out, settings)
     build.build([histories], tmp_path / "whole", settings)
-    _assert_same_folder(tmp_path / "whole", out)
+    tiny.assert_same_folder(tmp_path / "whole", out)

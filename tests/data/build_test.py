@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import filecmp
 import json
 import pathlib
 import subprocess
@@ -24,22 +23,8 @@ pytestmark = pytest.mark.usefixtures("small_chunks")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _settings(tokenizer_path, **changes):
-    return tiny.build_settings(tokenizer_path, **changes)
-
-
-def _files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _assert_same_folder(left, right):
-    assert _files(left) == _files(right)
-    _, mismatch, broken = filecmp.cmpfiles(left, right, _files(left), shallow=False)
-    assert (mismatch, broken) == ([], [])
-
-
 def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path, tmp_path):
-    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    report = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     # 30 histories x 2 earlier versions; in 6 of them the last failing version lacks one line of the good one.
     assert report.dropped["empty_focus"] == 6
     assert report.pairs == {"train": 60 - 6}
@@ -48,7 +33,7 @@ def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path
 
 
 def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     split = schema.open_dataset(tmp_path / "d").split("train")
     kept = [f"h{i}#v{v}" for i in range(30) for v in (0, 1) if not (v == 1 and i % 5 == 0)]
     assert [split[i].pair_id for i in range(len(split))] == kept
@@ -62,21 +47,21 @@ def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp
 
 
 def test_the_index_equals_one_made_from_the_records(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, shard_pairs=10))
     names = [tmp_path / "d" / schema.shard_name("train", i, 6) for i in range(6)]
     built = schema.open_dataset(tmp_path / "d").split("train").index
     assert schema.index_shards(names).fingerprint() == built.fingerprint()
 
 
 def test_shards_hold_as_many_pairs_as_asked(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, shard_pairs=10))
     shards = sorted((tmp_path / "d").glob("codeflow-train.tfrecord-*"))
     assert [path.name[-14:] for path in shards] == [f"{i:05d}-of-00006"[-14:] for i in range(6)]
     assert [sum(1 for _ in tfrecord.iterate(path)) for path in shards] == [10, 10, 10, 10, 10, 4]
 
 
 def test_a_task_lies_in_one_split_only(histories, tokenizer_path, tmp_path):
-    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path, eval_fraction=0.4))
+    report = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, eval_fraction=0.4))
     dataset = schema.open_dataset(tmp_path / "d")
     tasks = {name: {dataset.split(name)[i].task for i in range(report.pairs[name])} for name in dataset.splits}
     assert dataset.splits == ("train", "eval")
@@ -85,41 +70,44 @@ def test_a_task_lies_in_one_split_only(histories, tokenizer_path, tmp_path):
 
 
 def test_the_eval_fraction_is_that_of_the_tasks(tokenizer_path):
-    settings = _settings(tokenizer_path, eval_fraction=0.25)
+    settings = tiny.build_settings(tokenizer_path, eval_fraction=0.25)
     splits = collections.Counter(chunks.split_of(f"task {i}", settings) for i in range(4000))
     assert abs(splits["eval"] / 4000 - 0.25) < 0.03
 
 
 def test_another_seed_draws_another_split(tokenizer_path):
     splits = [
-        [chunks.split_of(f"task {i}", _settings(tokenizer_path, eval_fraction=0.5, seed=seed)) for i in range(50)]
+        [
+            chunks.split_of(f"task {i}", tiny.build_settings(tokenizer_path, eval_fraction=0.5, seed=seed))
+            for i in range(50)
+        ]
         for seed in (0, 1)
     ]
     assert splits[0] != splits[1]
 
 
 def test_long_pairs_are_dropped_and_never_cut(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "all", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "all", tiny.build_settings(tokenizer_path))
     index = schema.open_dataset(tmp_path / "all").split("train").index
     totals = index.prompt_len + np.maximum(index.chosen_len, index.rejected_len)
     limit = int(np.median(totals))
-    report = build.build([histories], tmp_path / "short", _settings(tokenizer_path, max_tokens=limit))
+    report = build.build([histories], tmp_path / "short", tiny.build_settings(tokenizer_path, max_tokens=limit))
     assert report.dropped["too_many_tokens"] == (totals > limit).sum() > 0
     assert report.pairs["train"] == (totals <= limit).sum()
 
 
 def test_long_prompts_are_counted_apart(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "all", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "all", tiny.build_settings(tokenizer_path))
     prompt = schema.open_dataset(tmp_path / "all").split("train").index.prompt_len
     limit = int(prompt.min())
-    report = build.build([histories], tmp_path / "short", _settings(tokenizer_path, max_prompt_tokens=limit))
+    report = build.build([histories], tmp_path / "short", tiny.build_settings(tokenizer_path, max_prompt_tokens=limit))
     assert report.dropped["prompt_too_long"] == (prompt > limit).sum() > 0
 
 
 def test_a_repeated_pair_is_dropped_wherever_its_first_one_was(tokenizer_path, tmp_path):
     pairs = [tiny.pair("x = 1\n", "x = 2\n", pair_id=f"p{i}") for i in range(20)]
     records.write_pairs(tmp_path / "p.jsonl", pairs)
-    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tokenizer_path))
     assert report.pairs == {"train": 1}
     assert report.dropped["duplicate"] == 19
 
@@ -134,7 +122,7 @@ def test_pairs_that_become_equal_by_normalisation_are_repeats(tmp_path):
 
 def test_histories_and_pairs_mix(histories, tokenizer_path, tmp_path):
     records.write_pairs(tmp_path / "p.jsonl", [tiny.pair("Answer: 1", "Answer: 2", form="text")])
-    report = build.build([tmp_path / "p.jsonl", histories], tmp_path / "d", _settings(tokenizer_path))
+    report = build.build([tmp_path / "p.jsonl", histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     assert report.pairs == {"train": 55}
 
 
@@ -142,20 +130,22 @@ def test_a_pair_id_in_two_inputs_is_refused(tokenizer_path, tmp_path):
     for name in "ab":
         records.write_pairs(tmp_path / f"{name}.jsonl", [tiny.pair("x = 1\n")])
     with pytest.raises(UserError, match="two pairs have the pair_id 'p0'"):
-        build.build([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+        build.build([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "d", tiny.build_settings(tokenizer_path))
 
 
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_workers(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "alone", _settings(tokenizer_path, eval_fraction=0.3))
-    build.build([histories], tmp_path / "two", _settings(tokenizer_path, eval_fraction=0.3, workers=2))
-    _assert_same_folder(tmp_path / "alone", tmp_path / "two")
+    build.build([histories], tmp_path / "alone", tiny.build_settings(tokenizer_path, eval_fraction=0.3))
+    build.build([histories], tmp_path / "two", tiny.build_settings(tokenizer_path, eval_fraction=0.3, workers=2))
+    tiny.assert_same_folder(tmp_path / "alone", tmp_path / "two")
 
 
 def test_tfds_opens_the_folder_without_tensorflow(histories, tokenizer_path, tmp_path):
     import tensorflow_datasets as tfds
 
-    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path, shard_pairs=10, eval_fraction=0.3))
+    report = build.build(
+        [histories], tmp_path / "d", tiny.build_settings(tokenizer_path, shard_pairs=10, eval_fraction=0.3)
+    )
     info = tfds.builder_from_directory(tmp_path / "d").info
     assert info.name == "codeflow"
     assert {name: info.splits[name].num_examples for name in info.splits} == report.pairs
@@ -167,7 +157,7 @@ def test_tfds_opens_the_folder_without_tensorflow(histories, tokenizer_path, tmp
 def test_the_dataset_carries_its_rules_and_tokenizer(histories, tokenizer_path, tmp_path):
     from iterpref_jax.data import text_rules
 
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     dataset = schema.open_dataset(tmp_path / "d")
     rules = text_rules.rules_from_json(dataset.metadata["text"])
     text_rules.check_tokenizer(text_rules.load_tokenizer(dataset.tokenizer_path), rules, "copy")
@@ -176,34 +166,34 @@ def test_the_dataset_carries_its_rules_and_tokenizer(histories, tokenizer_path, 
 
 
 def test_building_again_is_said_and_changes_nothing(histories, tokenizer_path, tmp_path, capsys):
-    first = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    first = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     before = (tmp_path / "d" / "iterpref.json").stat().st_mtime_ns
-    again = build.build([histories], tmp_path / "d", _settings(tokenizer_path, workers=3))
+    again = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, workers=3))
     assert "already built" in capsys.readouterr().err
     assert again == first
     assert (tmp_path / "d" / "iterpref.json").stat().st_mtime_ns == before
 
 
 def test_another_plan_does_not_overwrite_a_dataset(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     with pytest.raises(UserError, match=r"another plan \(changed: settings\)"):
-        build.build([histories], tmp_path / "d", _settings(tokenizer_path, seed=1))
+        build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, seed=1))
     records.write_trajectories(histories, tiny.trajectories(29))
     with pytest.raises(UserError, match=r"another plan \(changed: inputs\)"):
-        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+        build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
 
 
 def test_a_folder_of_something_else_is_not_overwritten(histories, tokenizer_path, tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="no finished dataset: remove it"):
-        build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+        build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     assert (tmp_path / "d" / "thesis.tex").read_text() == "precious"
 
 
 def test_nothing_left_is_refused_with_the_counts(tokenizer_path, tmp_path):
     records.write_trajectories(tmp_path / "h.jsonl", [tiny.trajectories(1)[0]] * 1)
-    settings = _settings(tokenizer_path, pairs=PairSettings(choose="last", max_per_task=0, seed=0))
+    settings = tiny.build_settings(tokenizer_path, pairs=PairSettings(choose="last", max_per_task=0, seed=0))
     with pytest.raises(UserError, match=r"no pair is left for training, of 1 pairs.*dropped: empty_focus 1"):
         build.build([tmp_path / "h.jsonl"], tmp_path / "d", settings)
 
@@ -212,7 +202,7 @@ def test_histories_without_any_pair_are_refused_with_the_counts(tokenizer_path, 
     passing = dataclasses.replace(tiny.trajectories(1)[0], versions=tiny.trajectories(1)[0].versions[-1:])
     records.write_trajectories(tmp_path / "h.jsonl", [passing])
     with pytest.raises(UserError, match=r"of 0 pairs.*no_failing_version 1"):
-        build.build([tmp_path / "h.jsonl"], tmp_path / "d", _settings(tokenizer_path))
+        build.build([tmp_path / "h.jsonl"], tmp_path / "d", tiny.build_settings(tokenizer_path))
 
 
 @pytest.mark.parametrize(
@@ -222,13 +212,13 @@ def test_histories_without_any_pair_are_refused_with_the_counts(tokenizer_path, 
 def test_bad_paths_are_refused(tokenizer_path, inputs, out, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=reason):
-        build.build(inputs, out, _settings(tokenizer_path))
+        build.build(inputs, out, tiny.build_settings(tokenizer_path))
 
 
 @pytest.mark.parametrize("changes", [{"eval_fraction": 1.0}, {"shard_pairs": 0}, {"workers": -1}, {"max_tokens": 0}])
 def test_impossible_settings_are_refused_by_name(tokenizer_path, changes):
     with pytest.raises(UserError, match=next(iter(changes))):
-        _settings(tokenizer_path, **changes)
+        tiny.build_settings(tokenizer_path, **changes)
 
 
 def test_layout_tokens_of_one_pair_by_hand():
@@ -251,7 +241,7 @@ def test_layout_tokens_of_one_pair_by_hand():
 
 
 def test_the_report_counts_what_the_index_holds(histories, tokenizer_path, tmp_path):
-    report = build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    report = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     index = schema.open_dataset(tmp_path / "d").split("train").index
     assert sum(report.content["lengths"]["prompt"]["pairs"]) == len(index)
     assert report.content["lengths"]["rejected"]["max"] == index.rejected_len.max()
@@ -268,7 +258,7 @@ def test_importing_the_build_costs_no_jax_no_tfds_and_no_transformers():
 
 
 def test_metadata_is_json_that_names_every_part(histories, tokenizer_path, tmp_path):
-    build.build([histories], tmp_path / "d", _settings(tokenizer_path))
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path))
     metadata = json.loads((tmp_path / "d" / "iterpref.json").read_text())
     assert set(metadata) >= {"schema_version", "iterpref_jax", "focus", "text", "settings", "plan", "dropped", "splits"}
     assert "workers" not in metadata["settings"]

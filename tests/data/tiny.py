@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import os
 import pathlib
@@ -152,3 +153,15 @@ def build_settings(tokenizer_path, **changes) -> build.BuildSettings:
         "workers": 0,
     }
     return build.BuildSettings(**known | changes)
+
+
+def files(folder: pathlib.Path) -> list[str]:
+    """The files under a folder, by relative path."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same_folder(left: pathlib.Path, right: pathlib.Path) -> None:
+    """Both folders hold the same files with the same bytes."""
+    assert files(left) == files(right)
+    _, mismatch, broken = filecmp.cmpfiles(left, right, files(left), shallow=False)
+    assert (mismatch, broken) == ([], [])
