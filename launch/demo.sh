@@ -21,6 +21,11 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+# A run that was asked to stop exits 0 with its state saved; its report is written at the end only.
+finished() {
+  [ -s "$1/report.md" ] || { echo "stopped; run the same command again to go on"; exit 130; }
+}
+
 step=0
 say() { step=$((step + 1)); printf '\n[%d] %s\n' "$step" "$*"; }
 
@@ -62,6 +67,7 @@ if [ -z "$model" ]; then
   say "a small decoder from scratch: NLL on the repaired programs of the training tasks -> $model"
   if [ ! -s "$model/config.json" ]; then
     "$iterpref" train --config="configs/demo.py:stage=sft$options" --config.data.path="$out/data" --workdir="$out/sft"
+    finished "$out/sft"
     "$iterpref" export --workdir="$out/sft" --out="$model"
   fi
 fi
@@ -69,6 +75,7 @@ fi
 say "Target-RPO from that reference: reward the whole repair, penalise only the wrong lines -> $out/target_rpo"
 "$iterpref" train --config="configs/demo.py:stage=target_rpo$options" --config.data.path="$out/data" \
   --config.model.path="$model" --workdir="$out/target_rpo"
+finished "$out/target_rpo"
 "$iterpref" export --workdir="$out/target_rpo" --out="$out/model"
 
 say "done in $(($(date +%s) - began)) s after installation"

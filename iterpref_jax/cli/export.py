@@ -23,10 +23,15 @@ def main(argv: Sequence[str]) -> None:
         "--dtype", default="", choices=["float32", "bfloat16", "float16"], help="default: as trained"
     )
     arguments.add_argument("--max_shard_gb", type=float, default=5.0, help="largest weight file in GB (default: 5)")
-    chosen, _ = options.parse(arguments, argv)
+    chosen, overrides = options.parse(arguments, argv)
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: export reads the run's own config.json and takes no overrides")
     stored = Path(chosen.workdir) / "config.json"
     if not stored.exists():
         raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
-    run = open_run(settings.read_run(settings.from_json(json.loads(stored.read_text()))), chosen.workdir)
+    config = settings.from_json(json.loads(stored.read_text()))
+    # The devices of today, not those of the run.
+    config.update({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}})
+    run = open_run(settings.read_run(config), chosen.workdir, training=False)
     step = export(run, chosen.out, step=chosen.step, dtype=chosen.dtype, max_shard_gb=chosen.max_shard_gb)
     say(f"step {step} as a Hugging Face folder: {chosen.out}")

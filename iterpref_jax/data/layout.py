@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from iterpref_jax.data.batch import RowBatch
-from iterpref_jax.data.schema import Example, Index
+from iterpref_jax.data.schema import Example, Index, common_prefix
 from iterpref_jax.errors import UserError, did_you_mean
-from iterpref_jax.objectives.weights import Recipe, Selection, draws_all, pair_weights
+from iterpref_jax.objectives.weights import PARTS, Recipe, Selection, draws_all, pair_weights
 
 LAYOUTS = ("separate", "shared")
-SHARED, FOCUS, REST = range(3)
+SHARED, FOCUS, REST = range(len(PARTS))
 CHOSEN, REJECTED = range(2)
 
 
@@ -102,7 +102,7 @@ def lay_out(example: Example, record: int, rows: RowSettings, weighting: Weighti
     )
     chosen = _side(example.chosen_ids, (weights.chosen != 0) | (weights.nll != 0), rows.truncate)
     rejected = _side(example.rejected_ids, weights.rejected != 0, rows.truncate)
-    common = _common_prefix(example.chosen_ids, example.rejected_ids)
+    common = common_prefix(example.chosen_ids, example.rejected_ids)
     trunk, starts, columns = _arrange(example.prompt_ids, chosen, rejected, common, rows.layout)
     sources = [_sources(side, start, trunk) for side, start in zip((chosen, rejected), starts, strict=True)]
     nothing = np.zeros(rejected.targets.size, np.float32)
@@ -173,12 +173,6 @@ def _side(ids: np.ndarray, is_target: np.ndarray, truncate: bool) -> _Side:
     if not targets.size:
         return _Side(ids, targets, 0)
     return _Side(ids, targets, int(targets[-1]) if truncate else len(ids))
-
-
-def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    shorter = min(len(a), len(b))
-    differs = np.flatnonzero(a[:shorter] != b[:shorter])
-    return int(differs[0]) if differs.size else shorter
 
 
 def _arrange(prompt: np.ndarray, chosen: _Side, rejected: _Side, common: int, layout: str):

@@ -26,7 +26,7 @@ class Caps:
     pairs: int
 
 
-def resolve_caps(costs: Costs, rows: RowSettings) -> Caps:
+def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
     """Returns the caps, filling in those set to 0 from the mean pair so that tokens are the cap that binds.
 
     Raises:
@@ -44,9 +44,10 @@ def resolve_caps(costs: Costs, rows: RowSettings) -> Caps:
     for name, cost, cap in (("tokens", costs.tokens, caps.tokens), ("targets", costs.targets, caps.targets)):
         too_big = int((cost > cap).sum())
         if too_big:
+            where = f"{too_big} of {len(cost)} {split} pairs" if split else f"{too_big} of {len(cost)} pairs"
             raise UserError(
-                f"{too_big} of {len(cost)} pairs need more than rows.{name} = {cap} ({int(cost.max())} at most); "
-                f"raise rows.{name} to {int(cost.max())}, or build the records with a lower build.max_tokens"
+                f"{where} need more than rows.{name} = {cap} ({int(cost.max())} at most); raise rows.{name} to "
+                f"{int(cost.max())}, or build the records with a lower build.max_tokens"
             )
     return caps
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import grain
 import numpy as np
+from absl import flags
 
 from iterpref_jax.data.batch import RowBatch, empty_batch
 from iterpref_jax.data.layout import RowSettings, Weighting, lay_out, place
@@ -33,6 +35,10 @@ class PipelineSettings:
     threads: int
     prefetch: int
     workers: int
+
+    def __post_init__(self):
+        if min(self.threads, self.prefetch) < 1 or self.workers < 0:
+            raise UserError("data.pipeline.threads and prefetch must be at least 1, workers at least 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,12 +78,20 @@ class StepSource:
         return batch
 
 
+def _ignore_interrupt(worker: int, workers: int) -> None:
+    """Ctrl-C goes to the whole process group: the trainer answers it, its workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]) -> Iterator[RowBatch]:
     """Yields the batches of these steps (`range(start, stop)`, say) in order, prefetched in the background."""
     batches = grain.MapDataset.source(steps).map(source.__getitem__)
     if settings.workers:
         serial = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         options = grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=settings.prefetch)
-        return iter(serial.mp_prefetch(options))
+        # Grain reads its own absl flags there, which nobody parses in a program without absl's app.run.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        return iter(serial.mp_prefetch(options, worker_init_fn=_ignore_interrupt))
     options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
     return iter(batches.to_iter_dataset(options))

@@ -152,12 +152,17 @@ def load_index(path: epath.PathLike) -> Index:
     return index
 
 
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """Returns how many tokens `a` and `b` agree in from the start."""
+    shorter = min(len(a), len(b))
+    differs = np.flatnonzero(a[:shorter] != b[:shorter])
+    return int(differs[0]) if differs.size else shorter
+
+
 def counts(example: Example) -> dict[str, int]:
     """Returns the index columns that depend on the pair alone."""
     chosen, rejected = example.chosen_ids, example.rejected_ids
-    shorter = min(len(chosen), len(rejected))
-    differs = np.flatnonzero(chosen[:shorter] != rejected[:shorter])
-    common = int(differs[0]) if differs.size else shorter
+    common = common_prefix(chosen, rejected)
     chosen_focus, rejected_focus = np.flatnonzero(example.chosen_focus), np.flatnonzero(example.rejected_focus)
     return {
         "prompt_len": len(example.prompt_ids),

@@ -89,11 +89,18 @@ def save(
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
     """
     out = Path(folder)
+    if copy_from and out.resolve() == Path(copy_from).resolve():
+        raise UserError(f"{folder} is the model that training started from: export to another folder")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps({**inert, **to_hf(config), "dtype": dtype}, indent=2) + "\n")
+    # A folder with config.json is a whole one: an old one goes first, the new one comes last.
+    for stale in [out / "config.json", *out.glob("model-*.partial")]:
+        stale.unlink(missing_ok=True)
+    _write_tensors(out, _hf_tensors(config, params, dtype), int(max_shard_gb * 1e9))
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
-    _write_tensors(out, _hf_tensors(config, params, dtype), int(max_shard_gb * 1e9))
+    # transformers 4 reads torch_dtype, transformers 5 reads dtype.
+    content = {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype}
+    (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _copy_tokenizer(source: Path, out: Path) -> None:

@@ -30,6 +30,13 @@ class ObjectiveSettings:
         make_link(self.link)
         if self.nll_norm not in NLL_NORMS:
             raise UserError(f"objective.nll_norm must be one of {', '.join(NLL_NORMS)}, not {self.nll_norm!r}")
+        if not recipe.nll and self.nll_norm != NLL_NORMS[0]:
+            raise UserError(
+                f"objective.nll_norm = {self.nll_norm!r} has no effect with recipe {self.recipe!r}; "
+                f"leave it at {NLL_NORMS[0]!r}"
+            )
+        if not recipe.has_preference and self.link.name != "sigmoid":
+            raise UserError(f"objective.link.name = {self.link.name!r} has no effect with recipe {self.recipe!r}")
         if recipe.nll and self.alpha <= 0:
             raise UserError(
                 f"recipe {self.recipe!r} adds alpha * NLL: objective.alpha must be above 0, got {self.alpha}"
@@ -108,6 +115,13 @@ def loss_and_metrics(
 
 def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.Array) -> dict[str, jax.Array]:
     chosen, rejected = objective.link.beta * scores.chosen_logratios, objective.link.beta * scores.rejected_logratios
+    link = LINKS[objective.link.name]
+    if link.takes_means and not link.uses_reference:
+        # As TRL reports SimPO and ORPO; with a reference it reports sums, also for links on means.
+        chosen, rejected = (
+            chosen / jnp.maximum(scores.chosen_weight, 1.0),
+            rejected / jnp.maximum(scores.rejected_weight, 1.0),
+        )
     values = {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,

@@ -17,13 +17,16 @@ from iterpref_jax.train.step import TrainState
 class Checkpoints:
     """A folder of numbered checkpoints, saved in the background; a crash leaves only whole ones."""
 
-    def __init__(self, folder: str, *, keep: int):
+    def __init__(self, folder: str, *, keep: int, writing: bool):
+        """Opens the folder; only the one process that is `writing` removes what a crash left half saved."""
         # Orbax logs a page a checkpoint at INFO level.
         logging.getLogger("absl").setLevel(logging.WARNING)
         # Orbax wants absolute paths.
         self.folder = epath.Path(folder).resolve()
         latest_n: Any = ocp.training.preservation_policies.LatestN(keep)
-        self._orbax = ocp.training.Checkpointer(self.folder, preservation_policy=latest_n, cleanup_tmp_directories=True)
+        self._orbax = ocp.training.Checkpointer(
+            self.folder, preservation_policy=latest_n, cleanup_tmp_directories=writing
+        )
 
     def steps(self) -> list[int]:
         """Returns the steps of all whole checkpoints, oldest first."""
@@ -36,7 +39,12 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """Returns what `save` was given as `about`."""
-        about: Any = self._orbax.checkpointables_metadata(step).custom_metadata
+        try:
+            about: Any = self._orbax.checkpointables_metadata(step).custom_metadata
+        except (ValueError, KeyError, OSError) as error:
+            raise self._unreadable(step, error) from error
+        if not isinstance(about, dict) or not about:
+            raise self._unreadable(step, ValueError("its metadata is missing"))
         return about
 
     def restore(self, step: int, shapes: TrainState, shardings: TrainState) -> TrainState:
@@ -58,11 +66,18 @@ class Checkpoints:
         try:
             return self._orbax.load_checkpointables(step, {"state": target})["state"]
         except (ValueError, KeyError, OSError) as error:
-            others = [other for other in self.steps() if other != step]
-            advice = (
-                f"move {self.folder / str(step)} away to go on from step {others[-1]}" if others else "start a new run"
-            )
-            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({error}); {advice}") from error
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        others = [other for other in self.steps() if other != step]
+        advice = f"move {self.folder / str(step)} away to go on from step {others[-1]}" if others else "start a new run"
+        # Orbax's messages go on for pages.
+        reason = str(error).strip().split("\n")[0][:200]
+        return UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason}); {advice}")
+
+    def wait(self) -> None:
+        """Waits until the save in progress is on disk."""
+        self._orbax.wait()
 
     def close(self) -> None:
         """Waits until everything is on disk; raises what failed in the background."""

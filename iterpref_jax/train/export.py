@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from iterpref_jax.data.text_rules import load_tokenizer
@@ -19,7 +20,15 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
     Raises:
         UserError: no checkpoint, or not that step (those that exist are named).
     """
-    checkpoints = Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints)
+    folder = str(run.workdir / "checkpoints")
+    # Not writing: a training run may be saving in this folder right now.
+    with contextlib.closing(
+        Checkpoints(folder, keep=run.settings.train.keep_checkpoints, writing=False)
+    ) as checkpoints:
+        return _export(run, checkpoints, out, step=step, dtype=dtype, max_shard_gb=max_shard_gb)
+
+
+def _export(run: Run, checkpoints: Checkpoints, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
@@ -30,7 +39,6 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
     params = checkpoints.restore_params(
         step, abstract_params(config, stored), param_shardings(config, stored, run.placement)
     )
-    checkpoints.close()
     hf_checkpoint.save(
         out,
         config,

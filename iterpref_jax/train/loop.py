@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.packing import Plan, pass_plan, training_plan
@@ -19,6 +21,7 @@ from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.transformer import Params, abstract_params
 from iterpref_jax.progress import progress, say
+from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.metrics import MetricsLog, Work, first_bad
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
@@ -33,15 +36,12 @@ from iterpref_jax.train.step import (
     state_shardings,
 )
 
-# Settings that a resumed run may change: they alter what is written when, not what is computed.
+# Settings that a resumed run may change: what is written when, where things lie, on how many devices (which changes
+# rounding only), and sections that training does not read.
 MAY_CHANGE = (
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "data.pipeline",
-    "data.path",
-    "reference",
-    "mesh",
+    *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
+    *("data.pipeline", "data.path", "reference", "mesh"),
+    *("inject", "sandbox", "build"),
 )
 
 
@@ -62,15 +62,37 @@ def train(run: Run, config: dict[str, Any]) -> Outcome:
         UserError: a folder that holds another run, NaN or infinite metrics, data that does not fit.
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints)
-    with contextlib.closing(checkpoints), stop_requested() as should_stop:
+    # The signal handlers outlive the checkpoints: closing waits for the last save, which a signal must not cut short.
+    with (
+        only_trainer(run.workdir),
+        stop_requested() as should_stop,
+        contextlib.closing(open_checkpoints(run)) as checkpoints,
+    ):
         _check_same_run(run, config, checkpoints)
         trainer = Trainer(run, checkpoints, config)
         say(trainer.describe())
         params = None if checkpoints.steps() else run.load_params()
         if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
-            return Outcome(0, False)
+            return Outcome(checkpoints.steps()[-1] if checkpoints.steps() else 0, False)
         return trainer.run_to_end(trainer.start(params), should_stop)
+
+
+def open_checkpoints(run: Run) -> Checkpoints:
+    """Opens the run's checkpoints for writing."""
+    return Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints, writing=True)
+
+
+@contextlib.contextmanager
+def only_trainer(workdir: epath.Path) -> Iterator[None]:
+    """Keeps a second training run out of a folder; the kernel frees the lock of a process that died."""
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {workdir}; wait for it, stop it, or use another --workdir"
+            ) from error
+        yield
 
 
 class Trainer:
@@ -124,24 +146,31 @@ class Trainer:
 
     def run_to_end(self, state: TrainState, should_stop: Callable[[], bool]) -> Outcome:
         first = int(state.step)
+        every = self.run.settings.train
         # A run that died before its first checkpoint starts anew, its first evaluation included.
         log = MetricsLog(Path(self.run.workdir), resume_step=first or -1)
-        every = self.run.settings.train
         with contextlib.closing(log), progress("training", self.plan.steps, "steps", start=first) as advance:
-            if first == 0:
-                self._evaluate(state, 0, log)
+            if not log.has(first, "eval") and self._evaluates(first):
+                self._evaluate(state, first, log)
+            began = time.monotonic()
             for done, batch in enumerate(self._batches(first), start=first + 1):
                 state, values = self._update(state, batch, done)
-                log.write(done, "train", values)
+                work = Work(batch).throughput(time.monotonic() - began, self.run.decoder.config)
+                log.write(done, "train", values | work)
                 advance(1, _note(values))
-                last = done == self.plan.steps
-                if last or _due(done, every.eval_every):
-                    self._evaluate(state, done, log)
-                if last or _due(done, every.checkpoint_every) or should_stop():
+                stopping, last = should_stop(), done == self.plan.steps
+                # Saved before it is evaluated: an evaluation may be longer than the time that SIGTERM leaves.
+                if last or stopping or _due(done, every.checkpoint_every):
                     self.checkpoints.save(done, state, self._about(done))
-                if should_stop() and not last:
+                if stopping and not last:
                     return Outcome(done, False)
+                if self._evaluates(done):
+                    self._evaluate(state, done, log)
+                began = time.monotonic()
         return Outcome(self.plan.steps, True)
+
+    def _evaluates(self, done: int) -> bool:
+        return done in (0, self.plan.steps) or _due(done, self.run.settings.train.eval_every)
 
     def _batches(self, first: int) -> Iterator[RowBatch]:
         source = self._source("train", self.plan)
@@ -167,17 +196,16 @@ class Trainer:
     def _place(self, batch: RowBatch) -> RowBatch:
         return jax.device_put(batch, batch_shardings(batch, self.run.placement))
 
-    def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, dict[str, float | None]]:
-        began = time.monotonic()
+    def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = self.step(state, self._place(batch))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        seconds = time.monotonic() - began
         bad = first_bad(values)
         if bad:
             raise UserError(self._nan_report(bad, values[bad], done))
-        return state, values | Work(batch).throughput(seconds, self.run.decoder.config)
+        return state, values
 
     def _nan_report(self, name: str, value: float, done: int) -> str:
+        self.checkpoints.wait()
         saved = self.checkpoints.steps()
         good = f"{self.checkpoints.folder / str(saved[-1])}" if saved else "none yet"
         pairs = ", ".join(self.run.train_split[int(i)].pair_id for i in self.plan.records(done - 1))
@@ -198,6 +226,11 @@ class Trainer:
         for batch in iterate(self._source("eval", plan), settings.data.pipeline, range(plan.steps)):
             shares = jax.device_get(self.eval_step(state.params, self._place(batch), norms))
             total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
+        bad = first_bad(total)
+        if bad:
+            raise UserError(
+                f"held-out evaluation after update {done}: {bad} is {total[bad]}, though the update was finite"
+            )
         log.write(done, "eval", total)
 
     def _eval_norms(self, plan: Plan) -> dict[str, jax.Array]:
@@ -226,16 +259,20 @@ def _check_same_run(run: Run, config: dict[str, Any], checkpoints: Checkpoints) 
         about = checkpoints.about(saved[-1])
         _compare(str(run.workdir), "configuration", _flat(about["config"]), _flat(config))
         _compare(str(run.workdir), "input", _flat(about["fingerprint"]), _flat(run.fingerprint))
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    replace_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE))
+    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not _may_change(key))
     if differing:
         listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
         raise UserError(
             f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values"
         )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

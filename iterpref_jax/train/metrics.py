@@ -13,6 +13,7 @@ import tensorboardX
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.train.atomic import replace_text
 
 # Dense bf16 peak FLOP/s a device, from the vendors' data sheets. Elsewhere (CPU) `mfu` is null.
 PEAK_FLOPS = {
@@ -33,15 +34,21 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, *, resume_step: int):
         self._path = workdir / "metrics.jsonl"
+        kept = []
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step]
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._written = {(line["step"], line["split"]) for line in kept}
         self._file = self._path.open("a")
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
+    def has(self, step: int, split: str) -> bool:
+        """Whether the file holds this line, from before a resume."""
+        return (step, split) in self._written
+
     def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
         """Writes the values of `split` (train or eval) after update number `step`."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, "split": split, **values}, allow_nan=False) + "\n")
         self._file.flush()
         prefix = "" if split == "train" else f"{split}/"
         for name, value in values.items():

@@ -30,8 +30,18 @@ class OptimizerSettings:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise UserError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1:
-            raise UserError("optimizer.learning_rate must be above 0 and optimizer.warmup in [0, 1)")
+        ranges = {
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
+            "b1": (0 <= self.b1 < 1, "in [0, 1)"),
+            "b2": (0 <= self.b2 < 1, "in [0, 1)"),
+            "eps": (self.eps > 0, "above 0"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "clip_norm": (self.clip_norm >= 0, "at least 0 (0 = no clipping)"),
+        }
+        for name, (holds, wanted) in ranges.items():
+            if not holds:
+                raise UserError(f"optimizer.{name} must be {wanted}, got {getattr(self, name)}")
 
 
 def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,8 @@ from iterpref_jax.data.packing import Plan, pass_plan
 from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
 from iterpref_jax.data.schema import Split
 from iterpref_jax.errors import UserError
-from iterpref_jax.progress import progress
+from iterpref_jax.progress import progress, say
+from iterpref_jax.train.atomic import replace_text
 
 ABOUT_FILE = "reference.json"
 
@@ -35,6 +38,10 @@ class ReferenceSettings:
 
     path: str
     pairs_per_part: int
+
+    def __post_init__(self):
+        if self.pairs_per_part < 1:
+            raise UserError(f"reference.pairs_per_part must be at least 1, got {self.pairs_per_part}")
 
 
 def weighting_fingerprint(weighting: Weighting) -> dict[str, Any]:
@@ -65,13 +72,27 @@ class ReferenceSplit:
         return [self._folder / f"part-{number:05d}" for number in range(math.ceil(len(self) / self.pairs_per_part))]
 
     def missing(self) -> list[int]:
-        """Returns the numbers of the parts that are not there."""
-        return [number for number, path in enumerate(self.paths()) if not path.exists()]
+        """Returns the numbers of the parts that are not there, or not whole."""
+        return [number for number, path in enumerate(self.paths()) if not self._is_whole(number, path)]
+
+    def _is_whole(self, number: int, path: epath.Path) -> bool:
+        if not path.exists():
+            return False
+        first = number * self.pairs_per_part
+        last = min(first + self.pairs_per_part, len(self))
+        if path.stat().length == self._offsets[last] - self._offsets[first]:
+            return True
+        say(f"{path} was cut short: computing it anew")
+        return False
 
     def __getitem__(self, i: int) -> np.ndarray:
         part, record = divmod(i, self.pairs_per_part)
         offset = self._offsets[i] - self._offsets[part * self.pairs_per_part]
-        data = self._files[part].read(int(offset), int(self._lengths[i]), record=record)
+        try:
+            data = self._files[part].read(int(offset), int(self._lengths[i]), record=record)
+        except UserError as error:
+            mend = f"delete {self._files[part].path} and run the same command again: only this part is computed anew"
+            raise UserError(f"reference cache: {error}; here: {mend}") from error
         return np.frombuffer(data, np.float32)
 
 
@@ -84,8 +105,11 @@ def open_cache(path: str, fingerprint: dict[str, Any]) -> int | None:
     about = epath.Path(path) / ABOUT_FILE
     if not about.exists():
         return None
-    content = json.loads(about.read_text())
-    found = content["fingerprint"]
+    try:
+        content = json.loads(about.read_text())
+        found, per_part = content["fingerprint"], int(content["pairs_per_part"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{about} is damaged ({error}); delete {path} to compute the cache anew") from error
     differing = sorted(key for key in found | fingerprint if found.get(key) != fingerprint.get(key))
     if differing:
         listed = "\n  ".join(
@@ -95,7 +119,7 @@ def open_cache(path: str, fingerprint: dict[str, Any]) -> int | None:
             f"the reference cache {path} does not belong to this run; it differs in\n  {listed}\n"
             "delete it, or set reference.path to another folder, to compute it anew"
         )
-    return int(content["pairs_per_part"])
+    return per_part
 
 
 def create_cache(path: str, fingerprint: dict[str, Any], pairs_per_part: int) -> int:
@@ -105,9 +129,8 @@ def create_cache(path: str, fingerprint: dict[str, Any], pairs_per_part: int) ->
         return found
     folder = epath.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (ABOUT_FILE + ".partial")
-    part.write_text(json.dumps({"fingerprint": fingerprint, "pairs_per_part": pairs_per_part}, indent=2) + "\n")
-    part.rename(folder / ABOUT_FILE)
+    about = {"fingerprint": fingerprint, "pairs_per_part": pairs_per_part}
+    replace_text(folder / ABOUT_FILE, json.dumps(about, indent=2) + "\n")
     return pairs_per_part
 
 
@@ -160,9 +183,10 @@ def _by_record(logps: np.ndarray, plan: Plan, part: int, rows_per_microbatch: in
 
 
 def _write_part(path: epath.Path, records: list[np.ndarray]) -> None:
-    partial = path.parent / f"{path.name}.partial"
+    # Runs may share a cache: each writes beside under a name of its own, and equal parts replace each other.
+    partial = path.parent / f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial"
     tfrecord.write_records(partial, [np.ascontiguousarray(values, np.float32).tobytes() for values in records])
-    partial.rename(path)
+    partial.replace(path)
 
 
 def _short(value: Any) -> str:

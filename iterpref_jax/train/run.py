@@ -18,6 +18,7 @@ import jax
 from etils import epath
 
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
+from iterpref_jax.data.packing import resolve_caps
 from iterpref_jax.data.pipeline import PipelineSettings
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
@@ -116,6 +117,15 @@ class RunSettings:
     train: LoopSettings
     reference: ReferenceSettings
     mesh: MeshSettings
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise UserError(f"seed must be at least 0, got {self.seed}")
+        if self.reference.path and not self.objective.uses_reference:
+            raise UserError(
+                f"reference.path has no effect with recipe {self.objective.recipe!r} and link "
+                f"{self.objective.link.name!r}, which need no reference; leave it empty"
+            )
 
     @property
     def weighting(self) -> Weighting:
@@ -229,8 +239,10 @@ class Run:
         )
 
 
-def open_run(settings: RunSettings, workdir: str) -> Run:
-    """Opens and checks everything that is small: dataset, recipe against focus, tokenizer against model, mesh.
+def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> Run:
+    """Opens and checks everything that is small: dataset, recipe against focus, tokenizer against model, mesh, rows.
+
+    Without `training` (export) rows need not fit the devices or the data.
 
     Raises:
         UserError: whatever does not fit, before any weight is read.
@@ -243,9 +255,13 @@ def open_run(settings: RunSettings, workdir: str) -> Run:
     config = _model_config(settings.model, dataset)
     _check_tokenizer(dataset, settings.model.path, config)
     placement = Placement(make_mesh(settings.mesh))
-    placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
     decoder = Decoder(config, settings.model.compute, placement)
-    return Run(settings, epath.Path(workdir), dataset, decoder, placement)
+    run = Run(settings, epath.Path(workdir), dataset, decoder, placement)
+    if training:
+        placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
+        for name, split in run.splits().items():
+            resolve_caps(run.costs(split), settings.rows, name)
+    return run
 
 
 def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:

@@ -30,8 +30,8 @@ class TrainState(NamedTuple):
 
 
 def init_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """Returns the state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    """Returns the state before the first update; the optimizer's numbers are float32 whatever the parameters."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(_float32(params)))
 
 
 def state_shardings(
@@ -92,9 +92,14 @@ def make_train_step(
             return metrics, grads
 
         metrics, grads = _accumulate(gradients, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
+        updates, opt_state = optimizer.update(grads, state.opt_state, _float32(state.params))
         params: Any = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": schedule(state.step),
+            # Of the new parameters: the other metrics speak of the old ones, and would show a broken update too late.
+            "param_norm": optax.tree.norm(_float32(params)),
+        }
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
@@ -127,7 +132,7 @@ def make_score_step(decoder: Decoder, *, logits_chunk: int) -> Callable[[Params,
 def _accumulate(compute: Callable[[RowBatch], Any], batch: RowBatch) -> Any:
     """Sums `compute(microbatch)` in float32 over the microbatches that hold pairs."""
     if batch.tokens_RT.shape[0] == 1:
-        return compute(_microbatch(batch, 0))
+        return _float32(compute(_microbatch(batch, 0)))
     shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: _microbatch(b, 0), batch))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
 
@@ -135,6 +140,10 @@ def _accumulate(compute: Callable[[RowBatch], Any], batch: RowBatch) -> Any:
         return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(_microbatch(batch, number)))
 
     return jax.lax.fori_loop(0, _used(batch), add, zeros)
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def _used(batch: RowBatch) -> jax.Array:

@@ -116,7 +116,7 @@ def test_pairs_that_become_equal_by_normalisation_are_repeats(tmp_path):
     tiny.byte_level(nfc=True).save_pretrained(tmp_path / "nfc")
     pairs = [tiny.pair(f"x = '{e}'\n", "x = 2\n", pair_id=e) for e in ("e\u0301", "\u00e9")]
     records.write_pairs(tmp_path / "p.jsonl", pairs)
-    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", _settings(tmp_path / "nfc"))
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tmp_path / "nfc"))
     assert report.dropped["duplicate"] == 1
 
 

@@ -41,7 +41,7 @@ from iterpref_jax.train import reference
 write = reference._write_part
 def write_and_die(path, records):
     if path.name == "part-00001":
-        path.parent.joinpath(path.name + ".partial").write_bytes(b"half a record")
+        path.parent.joinpath(path.name + ".host-1.partial").write_bytes(b"half a record")
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, records)
 reference._write_part = write_and_die

@@ -150,7 +150,8 @@ def test_records_of_another_tokenizer_are_refused(dataset, finished, tmp_path):
 
 
 def test_nan_stops_the_run_with_step_metric_pairs_and_last_good_checkpoint(dataset, tmp_path):
-    huge = {"optimizer.learning_rate": 1e30, "optimizer.schedule": "constant", "optimizer.warmup": 0.0}
+    # One update of warm-up at a rate of 0, then one that throws the parameters out of range.
+    huge = {"optimizer.learning_rate": 1e30, "optimizer.schedule": "constant", "optimizer.warmup": 0.5}
     with pytest.raises(UserError, match=r"update 2: \S+ is (nan|inf)") as error:
         run(dataset, tmp_path, **huge, **{"train.checkpoint_every": 1})
     assert "checkpoints/1" in str(error.value)
@@ -166,6 +167,68 @@ def test_a_tokenizer_that_transformers_would_load_as_another_is_refused_from_scr
     build([tmp_path / "t.jsonl"], tmp_path / "data", tiny.build_settings(tmp_path / "tokenizer"))
     with pytest.raises(UserError, match="would load this tokenizer as another one"):
         open_run(settings.read_run(load(tmp_path / "data")), "unused")
+
+
+def test_a_second_training_run_in_one_folder_is_refused(dataset, tmp_path):
+    with loop.only_trainer(tmp_path), pytest.raises(UserError, match="another process is training in"):
+        run(dataset, tmp_path)
+
+
+def test_bfloat16_parameters_resume_exactly(dataset, tmp_path, monkeypatch):
+    half = {"model.param_dtype": "bfloat16", "train.checkpoint_every": 1}
+    run(dataset, tmp_path / "whole", **half)
+    updates = []
+    update = loop.Trainer._update
+    monkeypatch.setattr(loop.Trainer, "_update", lambda *words: updates.append(words) or update(*words))
+    monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(lambda: bool(updates)))
+    run(dataset, tmp_path / "stopped", **half)
+    monkeypatch.undo()
+    run(dataset, tmp_path / "stopped", **half)
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
+
+
+def test_worker_processes_give_the_same_batches(dataset, finished, tmp_path):
+    run(dataset, tmp_path, **{"data.pipeline.workers": 1})
+    assert numbers(tmp_path) == numbers(finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer.clip_norm", -1.0), ("optimizer.b1", 1.5), ("optimizer.weight_decay", -1.0), ("seed", -1),
+        ("reference.pairs_per_part", 0), ("data.pipeline.threads", 0), ("train.global_batch", 0),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_name(dataset, name, value):
+    with pytest.raises(UserError, match=name.split(".")[-1]):
+        settings.read_run(load(dataset, **{name: value}))
+
+
+def test_settings_without_effect_are_refused_by_name(dataset):
+    for changes, name in (
+        ({"objective.recipe": "target_dpo", "objective.alpha": 0.0, "objective.nll_norm": "token"}, "nll_norm"),
+        ({"objective.recipe": "sft", "objective.link.name": "ipo"}, "link.name"),
+        ({"objective.recipe": "sft", "reference.path": "somewhere"}, "reference.path"),
+    ):
+        with pytest.raises(UserError, match=f"{name}.* has no effect"):
+            settings.read_run(load(dataset, **changes))
+
+
+def test_a_part_of_the_reference_cache_that_was_cut_short_is_computed_anew(dataset, finished, tmp_path, capsys):
+    shutil.copytree(finished / "reference", tmp_path / "reference")
+    part = tmp_path / "reference" / "train" / "part-00001"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-5])
+    run(dataset, tmp_path, **{"reference.path": tmp_path / "reference"})
+    assert "part-00001 was cut short: computing it anew" in capsys.readouterr().err
+    assert part.stat().st_size == len(whole)
+
+
+def test_a_checkpoint_without_its_metadata_is_named_with_the_one_before(dataset, tmp_path):
+    run(dataset, tmp_path, **{"train.checkpoint_every": 1})
+    (tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read.*to go on from step 1"):
+        run(dataset, tmp_path, **{"train.checkpoint_every": 1})
 
 
 def test_rows_that_a_mesh_cannot_split_are_refused(dataset):
