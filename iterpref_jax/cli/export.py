@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.errors import UserError
+from iterpref_jax.parallel.mesh import ALL_DEVICES
 from iterpref_jax.progress import say
 from iterpref_jax.train.export import export
 from iterpref_jax.train.run import open_run
@@ -29,9 +31,8 @@ def main(argv: Sequence[str]) -> None:
     stored = Path(chosen.workdir) / "config.json"
     if not stored.exists():
         raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
-    config = settings.from_json(json.loads(stored.read_text()))
+    stored_settings = settings.read_run(settings.from_json(json.loads(stored.read_text())))
     # The devices of today, not those of the run.
-    config.update({"mesh": {"data": 1, "fsdp": -1, "tensor": 1}})
-    run = open_run(settings.read_run(config), chosen.workdir, training=False)
+    run = open_run(dataclasses.replace(stored_settings, mesh=ALL_DEVICES), chosen.workdir, training=False)
     step = export(run, chosen.out, step=chosen.step, dtype=chosen.dtype, max_shard_gb=chosen.max_shard_gb)
     say(f"step {step} as a Hugging Face folder: {chosen.out}")

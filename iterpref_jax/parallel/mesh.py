@@ -23,6 +23,10 @@ class MeshSettings:
     tensor: int
 
 
+# Parameters sharded over whatever devices there are.
+ALL_DEVICES = MeshSettings(data=1, fsdp=-1, tensor=1)
+
+
 def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Returns the mesh over all devices (or the given ones).
 
