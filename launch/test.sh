@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
     --fast) fast=1; shift ;;
     --venv) venv=${2:?--venv needs a folder}; shift 2 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     *) echo "test.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
   esac
 done
