@@ -112,7 +112,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 1e-5
     optimizer.schedule = "cosine"  # linear, constant
-    optimizer.warmup = 0.03  # of the steps
+    optimizer.warmup = 0.03  # of the steps; as in transformers the very first update has rate 0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write a checkpoint as a folder that transformers loads",
 }
 
+_PATH_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError, FileExistsError)
 _DISK_FULL = (
     "no space left on the disk ({error}). Whatever was whole is kept: make room and run the same command again, "
     "it goes on from the last finished part or checkpoint"
@@ -45,9 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"iterpref {command}: error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if not _is_disk_full(error):
+        if _is_disk_full(error):
+            message = _DISK_FULL.format(error=error)
+        elif isinstance(error, _PATH_ERRORS) and error.filename:
+            message = f"{error.filename}: {error.strerror}; check the path and its permissions"
+        else:
             raise
-        print(f"iterpref {command}: error: {_DISK_FULL.format(error=error)}", file=sys.stderr)
+        print(f"iterpref {command}: error: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"iterpref {command}: interrupted", file=sys.stderr)

@@ -2,20 +2,24 @@
 # From debugging histories to a trained checkpoint in one command, on a CPU, without a model hub.
 #
 #   bash launch/demo.sh                     HumanEval and Python's standard library with injected bugs
-#   bash launch/demo.sh --data FILE         your own trajectories or preference pairs (JSONL, JSON, Parquet; docs in README)
+#   bash launch/demo.sh --data FILE         your own trajectories or preference pairs (JSONL, JSON, Parquet; docs/data.md)
 #   bash launch/demo.sh --model FOLDER      start from a Hugging Face checkpoint instead of from scratch
 #   bash launch/demo.sh --out DIR           results go here (default: runs/demo); the same command goes on where it stopped
 #   bash launch/demo.sh --venv DIR          virtual environment to make or use (default: .venv)
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
+
+# Paths are those of the folder in which the command was typed.
+absolute() { case "$1" in /*) echo "$1" ;; *) echo "$here/$1" ;; esac; }
 
 data='' model='' out=runs/demo venv=.venv
 while [ $# -gt 0 ]; do
   case "$1" in
-    --data) data=${2:?--data needs a file}; shift 2 ;;
-    --model) model=${2:?--model needs a folder}; shift 2 ;;
-    --out) out=${2:?--out needs a folder}; shift 2 ;;
-    --venv) venv=${2:?--venv needs a folder}; shift 2 ;;
+    --data) data=$(absolute "${2:?--data needs a file}"); shift 2 ;;
+    --model) model=$(absolute "${2:?--model needs a folder}"); shift 2 ;;
+    --out) out=$(absolute "${2:?--out needs a folder}"); shift 2 ;;
+    --venv) venv=$(absolute "${2:?--venv needs a folder}"); shift 2 ;;
     -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     *) echo "demo.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
   esac
@@ -25,6 +29,10 @@ done
 finished() {
   [ -s "$1/report.md" ] || { echo "stopped; run the same command again to go on"; exit 130; }
 }
+
+for given in "$data" "$model"; do
+  [ -z "$given" ] || [ -e "$given" ] || { echo "demo.sh: $given does not exist" >&2; exit 2; }
+done
 
 step=0
 say() { step=$((step + 1)); printf '\n[%d] %s\n' "$step" "$*"; }

@@ -8,11 +8,13 @@ For runs from scratch (the demo); a pretrained model brings its own tokenizer.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 import transformers
 
 from iterpref_jax.codeflow import records
+from iterpref_jax.errors import UserError
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -49,7 +51,10 @@ def main() -> None:
     arguments.add_argument("--out", required=True)
     arguments.add_argument("--vocab_size", type=int, default=4096)
     options = arguments.parse_args()
-    print(f"{train(options.inputs, options.out, options.vocab_size)} tokens: {options.out}")
+    try:
+        print(f"{train(options.inputs, options.out, options.vocab_size)} tokens: {options.out}")
+    except UserError as error:
+        sys.exit(f"train_tokenizer.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -22,5 +22,7 @@ def main(argv: Sequence[str]) -> None:
     )
     arguments.add_argument("--out", required=True, metavar="DIR", help="the dataset folder to write")
     chosen, config = options.parse_with_config(arguments, argv)
-    build(chosen.input, chosen.out, settings.read_section(config, "build"))
-    say(f"records and report: {chosen.out} (report.md)")
+    report = build(chosen.input, chosen.out, settings.read_section(config, "build"))
+    kept = " + ".join(f"{pairs} {split}" for split, pairs in report.pairs.items())
+    dropped = ", ".join(f"{rule} {count}" for rule, count in report.dropped.items() if count) or "none"
+    say(f"pairs: {kept}; dropped: {dropped}")

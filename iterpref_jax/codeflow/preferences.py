@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ Prompt = str | tuple[Message, ...]
 _FIELDS = ("prompt", "chosen", "rejected")
 # Columns in which other data sets keep the prompt. Taking the prompt from strings that merely begin alike while one
 # of these stands next to them would train without the question.
+_FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.M)
 _OTHER_PROMPT_NAMES = ("instruction", "question", "problem", "query", "input", "context", "messages")
 
 _Sequence = TypeVar("_Sequence", str, tuple[Message, ...])
@@ -46,6 +48,15 @@ def split_preference(row: rows.Row, place: str) -> tuple[Prompt, str, str]:
         return _split_strings(row, prompt, chosen, rejected, place)
     assert isinstance(rejected, tuple)
     return _split_messages(prompt, chosen, rejected, place)
+
+
+def _before_open_fence(text: str, length: int) -> int:
+    """Moves a cut that lies inside a fenced block back to its opening fence: the answer's code is no prompt.
+
+    TRL cuts at the first character that differs, in the middle of a program both sides begin with.
+    """
+    fences = [match.start() for match in _FENCE.finditer(text, 0, length)]
+    return fences[-1] if len(fences) % 2 else length
 
 
 def shared_length(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
@@ -90,6 +101,8 @@ def _split_messages(
 
 def _without_shared(chosen: _Sequence, rejected: _Sequence, place: str) -> tuple[_Sequence, _Sequence, _Sequence]:
     length = shared_length(chosen, rejected)
+    if isinstance(chosen, str):
+        length = _before_open_fence(chosen, length)
     if not length:
         raise UserError(
             f"{place}: no prompt: the fields 'chosen' and 'rejected' do not begin alike; add a field 'prompt' "

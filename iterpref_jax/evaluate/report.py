@@ -16,7 +16,11 @@ PLOTS = (
         "Rewards and margin (beta x log-ratio sums)",
         ("rewards/margins", "rewards/chosen", "rewards/rejected"),
     ),
-    ("accuracies", "Share of pairs whose chosen reward is larger", ("rewards/accuracies",)),
+    (
+        "accuracies",
+        "Share of pairs whose chosen side rose more: all weighted tokens, and focus against focus",
+        ("rewards/accuracies", "focus/accuracies"),
+    ),
     (
         "logratios",
         "Log-ratios against the reference, sums a pair",
@@ -34,6 +38,8 @@ TABLE = (
     "loss",
     "nll_loss",
     "preference_loss",
+    "focus/accuracies",
+    "focus/margins",
     "rewards/accuracies",
     "rewards/margins",
     "rewards/chosen",
@@ -44,9 +50,10 @@ TABLE = (
 EXPLANATION = """\
 Rewards are beta times the sum of log-ratios (policy against reference) over the *weighted* tokens of a side: under a
 focal recipe the rejected side is its focus alone. At step 0 the policy is the reference, so every reward is 0 and the
-preference loss is ln 2 = 0.6931 (and the accuracy counts rounding errors of ties). An accuracy counts the pairs whose
-chosen reward is larger: it measures ranking of repairs above bugs on tasks that were not trained on, not the ability to
-write programs.
+preference loss is ln 2 = 0.6931 (and accuracies count rounding errors of ties). `rewards/accuracies` sets all of the
+repair against the wrong lines alone, so whatever raises likelihood at large (the NLL term) raises it too. `focus/*` is
+like for like: the differing lines of the repair against those of the bug, log-ratio sums where the two differ. Both
+measure ranking of repairs above bugs on tasks that were not trained on, not the ability to write programs.
 """
 
 

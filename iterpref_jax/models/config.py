@@ -124,6 +124,9 @@ def from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     missing = [key for key in _SHAPE if key not in hf]
     if missing:
         raise UserError(f"missing key(s) {missing}")
+    for key in (*_SHAPE, "num_key_value_heads", "head_dim"):
+        if key in hf and (isinstance(hf[key], bool) or not isinstance(hf[key], int) or hf[key] < 1):
+            raise UserError(f"{key} must be a whole number above 0, got {hf[key]!r}")
     if hf["attention_dropout"]:
         raise UserError(
             f"attention_dropout is {hf['attention_dropout']}: preference training runs without dropout; set it to 0"

@@ -89,8 +89,6 @@ def save(
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
     """
     out = Path(folder)
-    if copy_from and out.resolve() == Path(copy_from).resolve():
-        raise UserError(f"{folder} is the model that training started from: export to another folder")
     out.mkdir(parents=True, exist_ok=True)
     # A folder with config.json is a whole one: an old one goes first, the new one comes last.
     for stale in [out / "config.json", *out.glob("model-*.partial")]:

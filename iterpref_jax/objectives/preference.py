@@ -143,7 +143,18 @@ def _part_metrics(logp_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) 
     )
     is_chosen = jnp.take_along_axis(chosen_slots, batch.slot_RG, axis=1)
     ratio = batch.weight_RG * (logp_RG - batch.ref_logp_RG) / pairs
-    return {
+    in_focus = (batch.weight_RG != 0) & (batch.part_RG == PARTS.index("focus"))
+    focus_RC = segment_sums(jnp.where(in_focus, logp_RG - batch.ref_logp_RG, 0.0), batch.slot_RG, slots)
+    chosen, rejected = (
+        jnp.take_along_axis(focus_RC, pair, axis=1) for pair in (batch.pair_chosen_RP, batch.pair_rejected_RP)
+    )
+    # Like for like, D+ against D- where the sides differ: `rewards/*` of a focal recipe set all of y+ against D-, so
+    # that anything that raises likelihood at large raises them too.
+    focus = {
+        "focus/margins": ((chosen - rejected) * batch.pair_weight_RP).sum() / pairs,
+        "focus/accuracies": ((chosen > rejected) * batch.pair_weight_RP).sum() / pairs,
+    }
+    return focus | {
         f"logratios/{side}_{part}": (ratio * where * (batch.part_RG == number)).sum()
         for side, where in (("chosen", is_chosen), ("rejected", ~is_chosen))
         for number, part in enumerate(PARTS)

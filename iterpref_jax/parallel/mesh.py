@@ -46,7 +46,12 @@ def _fill(sizes: dict[str, int], devices: int) -> dict[str, int]:
     if bad or len(free) > 1:
         raise UserError(f"mesh sizes must be 1 or more, with -1 on at most one axis; got {sizes}")
     if free:
-        sizes = sizes | {free[0]: devices // math.prod(size for size in sizes.values() if size != -1)}
+        others = math.prod(size for size in sizes.values() if size != -1)
+        if devices % others:
+            raise UserError(
+                f"the mesh {sizes} needs a multiple of {others} devices, but there are {devices}; change mesh.*"
+            )
+        sizes = sizes | {free[0]: devices // others}
     if math.prod(sizes.values()) != devices:
         raise UserError(
             f"the mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {devices}; change mesh.*"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from etils import epath
+
 from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.config import inert_fields
 from iterpref_jax.models.transformer import abstract_params, param_shardings
 from iterpref_jax.train.checkpoint import Checkpoints
-from iterpref_jax.train.run import Run
+from iterpref_jax.train.run import MODEL_TOKENIZER, Run
 
 
 def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
@@ -29,6 +31,8 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
 
 
 def _export(run: Run, checkpoints: Checkpoints, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
+    if run.settings.model.path and epath.Path(out).resolve() == epath.Path(run.settings.model.path).resolve():
+        raise UserError(f"{out} is the model that training started from: export to another folder")
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
@@ -44,11 +48,17 @@ def _export(run: Run, checkpoints: Checkpoints, out: str, *, step: int | None, d
         config,
         params,
         dtype=dtype or stored,
-        copy_from=run.settings.model.path or str(run.dataset.tokenizer_path),
+        copy_from=_tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
     )
     return step
+
+
+def _tokenizer_folder(run: Run) -> str:
+    """The model's own folder, or the dataset's where the model came without a tokenizer."""
+    own = run.settings.model.path
+    return own if own and (epath.Path(own) / MODEL_TOKENIZER).exists() else str(run.dataset.tokenizer_path)
 
 
 def _inert_fields(run: Run) -> dict[str, Any]:

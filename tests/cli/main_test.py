@@ -38,6 +38,12 @@ def test_a_full_disk_deep_inside_a_library_is_found(monkeypatch, capsys):
     assert __main__.main(["build"]) == 1
 
 
+def test_a_path_that_cannot_be_used_is_a_message(monkeypatch, capsys):
+    monkeypatch.setattr(build, "main", failing(PermissionError(errno.EACCES, "Permission denied", "/there/data")))
+    assert __main__.main(["build"]) == 1
+    assert "/there/data: Permission denied; check the path" in capsys.readouterr().err
+
+
 def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(build, "main", failing(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError):

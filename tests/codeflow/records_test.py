@@ -382,3 +382,13 @@ def test_real_trajectories_are_read_and_written_exactly(tmp_path, name):
     real = list(records.read_trajectories(path))
     records.write_trajectories(tmp_path / "copy.jsonl", real)
     assert list(records.read_trajectories(tmp_path / "copy.jsonl")) == real
+
+
+def test_an_implicit_prompt_never_reaches_into_an_open_code_block():
+    answers = [f"Add one.\nHere:\n```python\ndef f(x):\n    return x {sign} 1\n```" for sign in "+-"]
+    prompt, chosen, rejected = preferences.split_preference(
+        dict(zip(("chosen", "rejected"), answers, strict=True)), "here"
+    )
+    assert prompt == "Add one.\nHere:\n"
+    assert chosen == "```python\ndef f(x):\n    return x + 1\n```"
+    assert rejected.endswith("return x - 1\n```")
