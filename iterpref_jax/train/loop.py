@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ from iterpref_jax.train.run import Run
 from iterpref_jax.train.signals import stop_requested
 from iterpref_jax.train.step import (
     TrainState,
-    batch_shardings,
     init_state,
     make_eval_step,
     make_train_step,
@@ -193,11 +193,17 @@ class Trainer:
         per_part = self.run.open_reference()
         return self.run.reference_cache(name, per_part)
 
-    def _place(self, batch: RowBatch) -> RowBatch:
-        return jax.device_put(batch, batch_shardings(batch, self.run.placement))
+    @functools.cached_property
+    def _held_out(self) -> StepSource | None:
+        """One pass over the held-out pairs; planned and opened once, at the first evaluation."""
+        split, settings = self.run.eval_split, self.run.settings
+        if split is None:
+            return None
+        plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
+        return self._source("eval", plan)
 
     def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, dict[str, Any]]:
-        state, metrics = self.step(state, self._place(batch))
+        state, metrics = self.step(state, self.run.place(batch))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = first_bad(values)
         if bad:
@@ -216,15 +222,13 @@ class Trainer:
         )
 
     def _evaluate(self, state: TrainState, done: int, log: MetricsLog) -> None:
-        split = self.run.eval_split
-        if split is None:
+        source = self._held_out
+        if source is None:
             return
-        settings = self.run.settings
-        plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
-        norms = self._eval_norms(plan)
+        norms = self._eval_norms(source.plan)
         total: dict[str, float] = {}
-        for batch in iterate(self._source("eval", plan), settings.data.pipeline, range(plan.steps)):
-            shares = jax.device_get(self.eval_step(state.params, self._place(batch), norms))
+        for batch in iterate(source, self.run.settings.data.pipeline, range(len(source))):
+            shares = jax.device_get(self.eval_step(state.params, self.run.place(batch), norms))
             total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
         bad = first_bad(total)
         if bad:

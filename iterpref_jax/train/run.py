@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.packing import resolve_caps
 from iterpref_jax.data.pipeline import PipelineSettings
@@ -185,6 +186,10 @@ class Run:
             "weights": weights,
         }
 
+    def place(self, batch: RowBatch) -> RowBatch:
+        """Puts a batch from the pipeline on the devices, rows split by the sharding rules."""
+        return jax.device_put(batch, batch_shardings(batch, self.placement))
+
     def reference_path(self) -> str:
         return self.settings.reference.path or str(self.workdir / "reference")
 
@@ -221,7 +226,7 @@ class Run:
         step = jax.jit(make_score_step(self.decoder, logits_chunk=settings.model.logits_chunk))
 
         def score(batch) -> jax.Array:
-            return step(params, jax.device_put(batch, batch_shardings(batch, self.placement)))
+            return step(params, self.place(batch))
 
         return all(
             reference.fill(
