@@ -88,6 +88,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     compute.remat = "full"  # none
     compute.attention = "auto"
 
+    model.lora = lora = ml_collections.ConfigDict()
+    lora.rank = 0  # 0 = no adapters: every parameter is trained
+    lora.alpha = 16.0  # adapters are scaled by alpha / rank
+    lora.targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora.quantize = ""  # how the kernels under adapters are stored: nf4, int8; empty = as param_dtype
+
     config.rows = rows = ml_collections.ConfigDict()
     rows.layout = "shared"  # separate
     rows.truncate = True
@@ -100,6 +106,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     objective.recipe = "target_rpo"
     objective.alpha = 1.0  # weight of NLL(y+); 0 for recipes without it
     objective.nll_norm = "example"  # token, sum
+    objective.router_aux_loss_coef = 0.0  # of a mixture of experts: weight of the router's load-balancing loss
     objective.link = link = ml_collections.ConfigDict()
     link.name = "sigmoid"
     link.beta = 0.1
@@ -130,6 +137,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.reference = reference = ml_collections.ConfigDict()
     reference.path = ""  # empty = WORKDIR/reference
     reference.pairs_per_part = 512
+
+    config.decode = decode = ml_collections.ConfigDict()
+    decode.slots = 16  # completions that run together; a multiple of mesh.data x mesh.fsdp
+    decode.context = 2048  # the most tokens of a prompt and its completion
+    decode.chunk = 16  # decoding steps between two looks at the results
+    decode.prefill_tokens = 512  # prompts are computed together up to so many tokens
+
+    config.serve = serve = ml_collections.ConfigDict()
+    serve.max_waiting = 256  # completions, beside those that run; more are refused
+    serve.grace_s = 10  # for running requests, when the server is told to end
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = 1

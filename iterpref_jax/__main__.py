@@ -17,6 +17,8 @@ COMMANDS = {
     "show": "look at pairs and records: focus, weights, the tree (terminal or HTML)",
     "reference": "compute the reference log-probs of a dataset once, ahead of training",
     "train": "train, evaluate on held-out tasks, checkpoint; the same command resumes",
+    "sample": "complete a file of prompts with a model folder or a run's checkpoint",
+    "serve": "answer OpenAI-compatible requests from a model folder or a run's checkpoint",
     "export": "write a checkpoint as a folder that transformers loads",
 }
 

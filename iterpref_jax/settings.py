@@ -27,6 +27,8 @@ SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),
+    "decode": ("iterpref_jax.decode.request", "SamplerSettings"),
+    "serve": ("iterpref_jax.serve.scheduler", "ServeSettings"),
 }
 RUN_SECTION = ("iterpref_jax.train.run", "RunSettings")
 
@@ -57,7 +59,7 @@ def from_json(content: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def read_section(config: ml_collections.ConfigDict, section: str) -> Any:
-    """Returns the settings of one section (`inject`, `sandbox` or `build`); see `load_config` for the errors."""
+    """Returns the settings of one section (a key of `SECTIONS`); see `load_config` for the errors."""
     if section not in config:
         raise UserError(f"the config lacks {section}; every field stands in configs/base.py")
     return _read(_load(*SECTIONS[section]), config[section], section)
@@ -69,6 +71,12 @@ def read_run(config: ml_collections.ConfigDict) -> Any:
     names = {field.name for field in dataclasses.fields(kind)}
     _check_keys(config.keys(), names | set(SECTIONS), "the config")
     return _read(kind, {name: config[name] for name in names if name in config}, "")
+
+
+def read_model(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
+    """Returns `ModelSettings` and `MeshSettings` alone: a model without the run around it."""
+    hints = typing.get_type_hints(_load(*RUN_SECTION))
+    return _read(hints["model"], config["model"], "model"), _read(hints["mesh"], config["mesh"], "mesh")
 
 
 def _load(module: str, name: str) -> type:

@@ -20,6 +20,8 @@ ARROWS = {
     "parallel": (),
     "models": ("ops", "parallel"),
     "data": ("codeflow", "objectives.weights"),
+    "decode": ("models", "parallel"),
+    "serve": ("decode", "models"),
     "train": ("data", "models", "ops", "objectives", "parallel"),
     # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
     "view": ("data", "codeflow", "objectives.weights"),

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from iterpref_jax import settings
 from iterpref_jax.cli import options
+from iterpref_jax.cli.stored import stored_run
 from iterpref_jax.errors import UserError
-from iterpref_jax.parallel.mesh import ALL_DEVICES
 from iterpref_jax.progress import say
-from iterpref_jax.train.export import export
-from iterpref_jax.train.run import open_run
+from iterpref_jax.train.export import export, export_adapters
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,14 +20,16 @@ def main(argv: Sequence[str]) -> None:
         "--dtype", default="", choices=["float32", "bfloat16", "float16"], help="default: as trained"
     )
     arguments.add_argument("--max_shard_gb", type=float, default=5.0, help="largest weight file in GB (default: 5)")
+    arguments.add_argument("--adapters", action="store_true", help="write the LoRA adapters alone, as a PEFT folder")
     chosen, overrides = options.parse(arguments, argv)
     if overrides:
         raise UserError(f"--config.{overrides[0]}: export reads the run's own config.json and takes no overrides")
-    stored = Path(chosen.workdir) / "config.json"
-    if not stored.exists():
-        raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
-    stored_settings = settings.read_run(settings.from_json(json.loads(stored.read_text())))
-    # The devices of today, not those of the run.
-    run = open_run(dataclasses.replace(stored_settings, mesh=ALL_DEVICES), chosen.workdir, training=False)
+    run = stored_run(chosen.workdir)
+    if chosen.adapters:
+        if chosen.dtype:
+            raise UserError("--dtype has no effect with --adapters: they are written as they were trained, float32")
+        step = export_adapters(run, chosen.out, step=chosen.step)
+        say(f"the adapters of step {step} as a PEFT folder: {chosen.out}")
+        return
     step = export(run, chosen.out, step=chosen.step, dtype=chosen.dtype, max_shard_gb=chosen.max_shard_gb)
     say(f"step {step} as a Hugging Face folder: {chosen.out}")

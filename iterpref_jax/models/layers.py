@@ -1,75 +1,155 @@
 """The parts of a decoder layer. Parameters name their dims; `parallel.rules` says where the dims live.
 
-Letters: R row, T token, D embed, N query heads, K key/value heads, H head dim, F mlp.
+Letters: R row, T token, D embed, F mlp.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.lora import Lora
+from iterpref_jax.models.quantized import dequantize, quantize
+from iterpref_jax.parallel.rules import Placement
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
 
 
-def param(
-    rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], dims: tuple[str, ...], dtype: jnp.dtype
-) -> nnx.Param:
-    """A weight drawn from N(0, initializer_range^2), as Hugging Face initialises these families."""
-    assert len(shape) == len(dims)
-    value = jax.random.normal(rngs.params(), shape, jnp.float32) * config.initializer_range
-    return nnx.Param(value.astype(dtype), dims=dims)
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes the parameters of one model: knows the size of every dim, the random keys and the dtype."""
+
+    config: ModelConfig
+    lora: Lora
+    rngs: nnx.Rngs
+    dtype: jnp.dtype
+
+    def shape(self, dims: tuple[str, ...]) -> tuple[int, ...]:
+        config = self.config
+        sizes = {
+            "vocab": config.vocab_size,
+            "embed": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "kv_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "mlp": config.intermediate_size,
+            "expert": config.num_experts,
+            "lora_rank": self.lora.rank,
+        }
+        return tuple(sizes[dim] for dim in dims)
+
+    def normal(self, *dims: str) -> nnx.Param:
+        """Drawn from N(0, initializer_range^2), as Hugging Face initialises these families."""
+        value = jax.random.normal(self.rngs.params(), self.shape(dims), jnp.float32) * self.config.initializer_range
+        return nnx.Param(value.astype(self.dtype), dims=dims)
+
+    def uniform(self, *dims: str) -> nnx.Param:
+        """Drawn from U(-b, b), b = 1 / sqrt(fan in), float32: how PEFT initialises A."""
+        shape = self.shape(dims)
+        bound = 1 / math.sqrt(math.prod(shape[:-1]))
+        return nnx.Param(jax.random.uniform(self.rngs.params(), shape, jnp.float32, -bound, bound), dims=dims)
+
+    def constant(self, value: float, *dims: str, dtype: jnp.dtype | None = None) -> nnx.Param:
+        return nnx.Param(jnp.full(self.shape(dims), value, dtype or self.dtype), dims=dims)
 
 
-def zeros(shape: tuple[int, ...], dims: tuple[str, ...], dtype: jnp.dtype) -> nnx.Param:
-    return nnx.Param(jnp.zeros(shape, dtype), dims=dims)
+class Linear(nnx.Module):
+    """x [..., in dims] -> [..., out dims], with an optional bias and an optional adapter.
+
+    The kernel [stack dims, in dims, out dims] is one leaf, or codes and scales where it is stored quantised.
+    """
+
+    def __init__(
+        self,
+        make: Maker,
+        name: str,
+        ins: tuple[str, ...],
+        outs: tuple[str, ...],
+        *,
+        bias: bool,
+        stack: tuple[str, ...] = (),
+    ):
+        self.ins, self.lora, self.has_bias = len(ins), make.lora, bias
+        # Adapters of single experts are not implemented: their kernels stay as they are.
+        is_target = make.lora.targeted(name) and not stack
+        self.is_adapted, self.is_quantized = is_target and make.lora.rank > 0, is_target and bool(make.lora.quantize)
+        dims = (*stack, *ins, *outs)
+        kernel = make.normal(*dims)
+        if self.is_quantized:
+            codes, scales = quantize(kernel[...], make.lora.quantize, self.block_dim)
+            self.kernel_codes, self.kernel_scales = nnx.Param(codes, dims=dims), nnx.Param(scales, dims=dims)
+        else:
+            self.kernel = kernel
+        if bias:
+            self.bias = make.constant(0, *outs)
+        if self.is_adapted:
+            self.lora_a = make.uniform(*ins, "lora_rank")
+            self.lora_b = make.constant(0, "lora_rank", *outs, dtype=jnp.dtype(jnp.float32))
+
+    @property
+    def block_dim(self) -> int:
+        """The dim that blocks of a quantised kernel lie along: the last of the in dims."""
+        return self.ins - 1
+
+    def dense(self, dtype: jnp.dtype) -> jax.Array:
+        """Returns the kernel as one array of `dtype`, without the adapter."""
+        if not self.is_quantized:
+            return self.kernel[...].astype(dtype)
+        return dequantize(self.kernel_codes[...], self.kernel_scales[...], self.lora.quantize, self.block_dim, dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = jnp.tensordot(x, self.dense(x.dtype), self.ins)
+        if self.is_adapted:
+            inner = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.ins) * self.lora.scale
+            out += jnp.tensordot(inner, self.lora_b[...].astype(x.dtype), 1)
+        return out + self.bias[...].astype(x.dtype) if self.has_bias else out
 
 
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm in float32, scaled in the compute dtype as `transformers` does."""
+class Norm(nnx.Module):
+    """RMSNorm, RMSNorm whose weight is an offset from 1 (Gemma), or LayerNorm, over the last dim."""
 
-    def __init__(self, config: ModelConfig, *, dtype: jnp.dtype):
-        self.epsilon = config.rms_norm_eps
-        self.weight = nnx.Param(jnp.ones(config.hidden_size, dtype), dims=("embed",))
+    def __init__(self, make: Maker, dim: str = "embed"):
+        self.kind, self.epsilon = make.config.norm, make.config.norm_eps
+        self.weight = make.constant(0 if self.kind == "rms_norm_offset" else 1, dim)
+        if self.kind == "layer_norm":
+            self.bias = make.constant(0, dim)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
+        if self.kind == "layer_norm":
+            x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        # Each is rounded to the compute dtype where `transformers` rounds it.
+        if self.kind == "rms_norm_offset":
+            return (x32 * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+        if self.kind == "layer_norm":
+            return (x32 * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
         return self.weight[...].astype(x.dtype) * x32.astype(x.dtype)
 
 
 class Mlp(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)), or plain: down(act(up(x)))."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        d, f = config.hidden_size, config.intermediate_size
-        self.gate = param(rngs, config, (d, f), ("embed", "mlp"), dtype)
-        self.up = param(rngs, config, (d, f), ("embed", "mlp"), dtype)
-        self.down = param(rngs, config, (f, d), ("mlp", "embed"), dtype)
-        if config.mlp_bias:
-            self.gate_bias = zeros((f,), ("mlp",), dtype)
-            self.up_bias = zeros((f,), ("mlp",), dtype)
-            self.down_bias = zeros((d,), ("embed",), dtype)
-        self.bias = config.mlp_bias
+    def __init__(self, make: Maker):
+        config = make.config
+        self.is_gated, self.activation = config.mlp == "gated", ACTIVATIONS[config.hidden_act]
+        if self.is_gated:
+            self.gate = Linear(make, "gate", ("embed",), ("mlp",), bias=config.mlp_bias)
+        self.up = Linear(make, "up", ("embed",), ("mlp",), bias=config.mlp_bias)
+        self.down = Linear(make, "down", ("mlp",), ("embed",), bias=config.mlp_bias)
 
-    def __call__(self, x_RTD: jax.Array) -> jax.Array:
-        gate = x_RTD @ self.gate[...].astype(x_RTD.dtype)
-        up = x_RTD @ self.up[...].astype(x_RTD.dtype)
-        if self.bias:
-            gate, up = gate + self.gate_bias[...].astype(x_RTD.dtype), up + self.up_bias[...].astype(x_RTD.dtype)
-        out = (jax.nn.silu(gate) * up) @ self.down[...].astype(x_RTD.dtype)
-        return out + self.down_bias[...].astype(x_RTD.dtype) if self.bias else out
-
-
-def rotary(depth_RT: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns cos and sin [R, T, H/2] in float32 of the rotation at each token's depth in its own branch."""
-    fraction = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    angle = depth_RT[..., None].astype(jnp.float32) / config.rope_theta**fraction
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x_RTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the two halves of the head dim (the Llama form of RoPE)."""
-    first, second = jnp.split(x_RTNH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_RTNH.dtype)
+    def __call__(self, x_RTD: jax.Array, placement: Placement | None) -> tuple[jax.Array, None]:
+        up = self.up(x_RTD)
+        inner = self.activation(self.gate(x_RTD)) * up if self.is_gated else self.activation(up)
+        return self.down(inner), None

@@ -7,6 +7,7 @@ touches only the bytes of that shard. Letters: D embed, N query heads, K key/val
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,52 +16,83 @@ from iterpref_jax.models.config import ModelConfig
 
 View = Callable[[np.ndarray], np.ndarray]
 
+_GATED = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One of our leaves: its path, the tensor name (`{layer}` where stacked), and views in both directions."""
+    """One of our leaves: its path, its stored name(s), and views of one stored tensor in both directions.
+
+    `stack` names the leading dims of the leaf that are separate tensors, `{layer}` and `{expert}` in the name.
+    """
 
     path: tuple[str, ...]
     name: str
     to_ours: View
     to_hf: View
+    stack: tuple[str, ...] = ()
 
-    @property
-    def stacked(self) -> bool:
-        return self.path[0] == "layers"
+    def names(self, config: ModelConfig) -> list[str]:
+        """Returns the stored names, in C order over the stack dims."""
+        sizes = {"layer": config.num_hidden_layers, "expert": config.num_experts}
+        places = itertools.product(*(range(sizes[dim]) for dim in self.stack))
+        return [self.name.format(**dict(zip(self.stack, place, strict=True))) for place in places]
 
 
 def weights(config: ModelConfig) -> list[Weight]:
     """Returns every leaf of the model with its tensor name(s)."""
-    table = [_same("embedding", "model.embed_tokens.weight"), _same("norm.weight", "model.norm.weight")]
+    table = [_same("embedding", "model.embed_tokens.weight"), *_norm(config, "norm", "model.norm")]
     if not config.tie_word_embeddings:
         table.append(_same("head", "lm_head.weight"))
-    layer = [
-        _same("attention_norm.weight", "input_layernorm.weight"),
-        _same("mlp_norm.weight", "post_attention_layernorm.weight"),
-        *_attention(config),
-        *(_transposed(f"mlp.{ours}", f"mlp.{ours}_proj.weight") for ours in ("gate", "up", "down")),
-    ]
-    if config.mlp_bias:
-        layer += [_same(f"mlp.{ours}_bias", f"mlp.{ours}_proj.bias") for ours in ("gate", "up", "down")]
-    return table + [_in_layer(weight) for weight in layer]
+    # Families with post norms (Gemma) have a norm before the MLP under another name.
+    before_mlp = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
+    layer = [*_norm(config, "attention_norm", "input_layernorm"), *_norm(config, "mlp_norm", before_mlp)]
+    if config.post_norms:
+        layer += _norm(config, "attention_post_norm", "post_attention_layernorm")
+        layer += _norm(config, "mlp_post_norm", "post_feedforward_layernorm")
+    mlp = _experts() if config.mlp == "experts" else _mlp(config)
+    return table + [_in_layer(weight) for weight in (*layer, *_attention(config), *mlp)]
+
+
+def _norm(config: ModelConfig, path: str, name: str) -> list[Weight]:
+    parts = ("weight", "bias") if config.norm == "layer_norm" else ("weight",)
+    return [_same(f"{path}.{part}", f"{name}.{part}") for part in parts]
 
 
 def _attention(config: ModelConfig) -> list[Weight]:
     head_dim, heads, kv_heads = config.head_dim, config.num_attention_heads, config.num_key_value_heads
     table = []
     for ours, theirs, n in (("query", "q", heads), ("key", "k", kv_heads), ("value", "v", kv_heads)):
-        table.append(_heads_out(f"attention.{ours}", f"self_attn.{theirs}_proj.weight", n, head_dim))
+        table.append(_heads_out(f"attention.{ours}.kernel", f"self_attn.{theirs}_proj.weight", n, head_dim))
         if config.qkv_bias:
-            table.append(_reshaped(f"attention.{ours}_bias", f"self_attn.{theirs}_proj.bias", (n, head_dim)))
-    table.append(_heads_in("attention.out", "self_attn.o_proj.weight", heads, head_dim))
+            table.append(_reshaped(f"attention.{ours}.bias", f"self_attn.{theirs}_proj.bias", (n, head_dim)))
+    table.append(_heads_in("attention.out.kernel", "self_attn.o_proj.weight", heads, head_dim))
     if config.attention_out_bias:
-        table.append(_same("attention.out_bias", "self_attn.o_proj.bias"))
+        table.append(_same("attention.out.bias", "self_attn.o_proj.bias"))
+    if config.qk_norm:
+        table += _norm(config, "attention.query_norm", "self_attn.q_norm")
+        table += _norm(config, "attention.key_norm", "self_attn.k_norm")
     return table
 
 
+def _mlp(config: ModelConfig) -> list[Weight]:
+    names = {"up": "c_fc", "down": "c_proj"} if config.mlp == "plain" else _GATED
+    table = [_transposed(f"mlp.{ours}.kernel", f"mlp.{theirs}.weight") for ours, theirs in names.items()]
+    if config.mlp_bias:
+        table += [_same(f"mlp.{ours}.bias", f"mlp.{theirs}.bias") for ours, theirs in names.items()]
+    return table
+
+
+def _experts() -> list[Weight]:
+    table = [
+        _transposed(f"mlp.{ours}.kernel", f"mlp.experts.{{expert}}.{name}.weight") for ours, name in _GATED.items()
+    ]
+    return [_transposed("mlp.router", "mlp.gate.weight"), *(dataclasses.replace(w, stack=("expert",)) for w in table)]
+
+
 def _in_layer(weight: Weight) -> Weight:
-    return dataclasses.replace(weight, path=("layers", *weight.path), name="model.layers.{layer}." + weight.name)
+    name, stack = "model.layers.{layer}." + weight.name, ("layer", *weight.stack)
+    return dataclasses.replace(weight, path=("layers", *weight.path), name=name, stack=stack)
 
 
 def _weight(path: str, name: str, to_ours: View, to_hf: View) -> Weight:

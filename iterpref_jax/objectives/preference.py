@@ -6,6 +6,7 @@ Letters: R row, G gathered target, C completion slot, P pair.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,13 @@ from iterpref_jax.objectives.weights import NLL_NORMS, PARTS, Recipe, find_recip
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    """Recipe (which tokens), link (which loss), and alpha with its normaliser for NLL(y+)."""
+    """Recipe (which tokens), link (which loss), alpha with its normaliser for NLL(y+), and the router's loss."""
 
     recipe: str
     link: LinkSettings
     alpha: float
     nll_norm: str
+    router_aux_loss_coef: float
 
     def __post_init__(self):
         recipe = find_recipe(self.recipe)
@@ -41,6 +43,8 @@ class ObjectiveSettings:
             raise UserError(
                 f"recipe {self.recipe!r} adds alpha * NLL: objective.alpha must be above 0, got {self.alpha}"
             )
+        if not 0 <= self.router_aux_loss_coef < math.inf:
+            raise UserError(f"objective.router_aux_loss_coef must be at least 0, got {self.router_aux_loss_coef}")
         if not recipe.nll and self.alpha != 0:
             raise UserError(f"objective.alpha = {self.alpha} has no effect with recipe {self.recipe!r}; set it to 0")
 

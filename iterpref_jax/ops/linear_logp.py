@@ -9,13 +9,20 @@ import jax
 import jax.numpy as jnp
 
 
+def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
+    """Returns logits bent smoothly into (-softcap, softcap); None leaves them."""
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
 def gather_sources(hidden_RTD: jax.Array, source_RG: jax.Array) -> jax.Array:
     """Returns the hidden states [R, G, D] that predict the targets."""
     return jnp.take_along_axis(hidden_RTD, source_RG[:, :, None], axis=1)
 
 
-def linear_logp(hidden_RGD: jax.Array, head_VD: jax.Array, target_RG: jax.Array, *, chunk: int) -> jax.Array:
-    """Returns log softmax(hidden @ head.T)[target] as float32 [R, G].
+def linear_logp(
+    hidden_RGD: jax.Array, head_VD: jax.Array, target_RG: jax.Array, *, chunk: int, softcap: float | None = None
+) -> jax.Array:
+    """Returns log softmax(hidden @ head.T)[target] as float32 [R, G]; `softcap` bends the logits first.
 
     The vocabulary projection runs over `chunk` targets of every row at a time and is computed again in the backward
     pass, so at most R * chunk * V logits exist. Products accumulate in float32 and log-sum-exp is float32: preference
@@ -30,6 +37,7 @@ def linear_logp(hidden_RGD: jax.Array, head_VD: jax.Array, target_RG: jax.Array,
     @jax.checkpoint
     def chunk_logp(hidden_RcD: jax.Array, target_Rc: jax.Array) -> jax.Array:
         logits = jnp.einsum("rcd,vd->rcv", hidden_RcD, head_VD, preferred_element_type=jnp.float32)
+        logits = softcapped(logits, softcap)
         picked = jnp.take_along_axis(logits, target_Rc[:, :, None], axis=-1)[:, :, 0]
         return picked - jax.nn.logsumexp(logits, axis=-1)
 

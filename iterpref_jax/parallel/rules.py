@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -21,6 +21,9 @@ SHARDING_RULES: dict[str, tuple[str, ...]] = {
     # An activation's embed dim: its rows already use fsdp.
     "activation_embed": (),
     "layer": (),
+    "expert": (),
+    "choice": (),
+    "lora_rank": (),
     "head_dim": (),
     "token": (),
     "microbatch": (),
@@ -48,6 +51,31 @@ class Placement:
     def constrain(self, array: jax.Array, dims: Sequence[str]) -> jax.Array:
         """Pins the sharding of an intermediate array inside a jitted function."""
         return jax.lax.with_sharding_constraint(array, self.sharding(dims, array.shape))
+
+    def map_rows(
+        self,
+        function: Callable[..., jax.Array],
+        arrays: Sequence[jax.Array],
+        dims: Sequence[Sequence[str]],
+        out_dims: Sequence[str],
+        *,
+        summed: str,
+    ) -> jax.Array:
+        """Runs `function` once a device on its shards of `arrays` and sums the parts over the shards of dim `summed`.
+
+        Only dims that the function treats one by one (rows), or sums over (`summed`), may be sharded; the result has
+        the shape of the first array.
+        """
+        specs = [self.sharding(names, array.shape).spec for names, array in zip(dims, arrays, strict=True)]
+        size = next(array.shape[list(n).index(summed)] for n, array in zip(dims, arrays, strict=True) if summed in n)
+        axes = self._axes(summed, size)
+
+        def on_device(*shards: jax.Array) -> jax.Array:
+            out = function(*shards)
+            return jax.lax.psum(out, axes) if axes else out
+
+        out_spec = self.sharding(out_dims, arrays[0].shape).spec
+        return jax.shard_map(on_device, mesh=self.mesh, in_specs=tuple(specs), out_specs=out_spec)(*arrays)
 
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())

@@ -35,7 +35,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, about: dict[str, Any]) -> None:
         """Starts to save; the arrays may be donated at once. `about` (JSON: configuration, data state) goes inside."""
         if step not in self.steps():
-            self._orbax.save_checkpointables_async(step, {"state": state._asdict()}, force=True, custom_metadata=about)
+            self._orbax.save_checkpointables_async(step, {"state": _stored(state)}, force=True, custom_metadata=about)
 
     def about(self, step: int) -> dict[str, Any]:
         """Returns what `save` was given as `about`."""
@@ -47,9 +47,12 @@ class Checkpoints:
             raise self._unreadable(step, ValueError("its metadata is missing"))
         return about
 
-    def restore(self, step: int, shapes: TrainState, shardings: TrainState) -> TrainState:
-        """Reads a checkpoint into the given shapes and shardings (of any mesh); see `_load` for the errors."""
-        return TrainState(**self._load(step, _targets(shapes, shardings)._asdict()))
+    def restore(self, step: int, shapes: TrainState, shardings: TrainState, frozen: Params) -> TrainState:
+        """Reads a checkpoint into the given shapes and shardings (of any mesh); see `_load` for the errors.
+
+        `frozen` parameters are not in it: the caller reads them where the run found them.
+        """
+        return TrainState(**self._load(step, _stored(_targets(shapes, shardings))), frozen=frozen)
 
     def restore_params(self, step: int, shapes: Params, shardings: Params) -> Params:
         """Reads the parameters alone: the optimizer's state is left on disk."""
@@ -82,6 +85,10 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is on disk; raises what failed in the background."""
         self._orbax.close()
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    return {name: value for name, value in state._asdict().items() if name != "frozen"}
 
 
 def _targets(shapes: Any, shardings: Any) -> Any:

@@ -1,8 +1,7 @@
-"""A run's checkpoint -> a Hugging Face folder."""
+"""A run's checkpoint -> a Hugging Face folder, or a PEFT folder of its adapters."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from etils import epath
@@ -10,61 +9,71 @@ from etils import epath
 from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
-from iterpref_jax.models.config import inert_fields
-from iterpref_jax.models.transformer import abstract_params, param_shardings
-from iterpref_jax.train.checkpoint import Checkpoints
-from iterpref_jax.train.run import MODEL_TOKENIZER, Run
+from iterpref_jax.models.adapters import merged, save_peft, trained_names
+from iterpref_jax.models.hf_config import inert_fields, read_raw
+from iterpref_jax.models.weights import weights
+from iterpref_jax.train.restore import restore_params, restore_trained, tokenizer_folder
+from iterpref_jax.train.run import Run
 
 
 def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
     """Writes config.json, safetensors and tokenizer of one checkpoint (default: the newest) to `out`; returns its step.
 
+    Adapters are merged. Tensors that were not trained are copied byte by byte from the model that training began with,
+    unless all are to be of one `dtype`.
+
     Raises:
         UserError: no checkpoint, or not that step (those that exist are named).
     """
-    folder = str(run.workdir / "checkpoints")
-    # Not writing: a training run may be saving in this folder right now.
-    with contextlib.closing(
-        Checkpoints(folder, keep=run.settings.train.keep_checkpoints, writing=False)
-    ) as checkpoints:
-        return _export(run, checkpoints, out, step=step, dtype=dtype, max_shard_gb=max_shard_gb)
-
-
-def _export(run: Run, checkpoints: Checkpoints, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
-    if run.settings.model.path and epath.Path(out).resolve() == epath.Path(run.settings.model.path).resolve():
-        raise UserError(f"{out} is the model that training started from: export to another folder")
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
-    config, stored = run.decoder.config, run.settings.model.param_dtype
-    params = checkpoints.restore_params(
-        step, abstract_params(config, stored), param_shardings(config, stored, run.placement)
-    )
+    _check_out(run, out)
+    step, params = restore_params(run, step)
+    config, lora, untouched = run.decoder.config, run.decoder.lora, set()
+    if lora.rank:
+        params = merged(config, lora, params)
+        if run.model_folder and not dtype:
+            everything = {name for weight in weights(config) for name in weight.names(config)}
+            untouched = everything - trained_names(config, lora)
     hf_checkpoint.save(
         out,
         config,
         params,
-        dtype=dtype or stored,
-        copy_from=_tokenizer_folder(run),
+        dtype=dtype or run.settings.model.param_dtype,
+        copy_from=tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
+        untouched=untouched,
+        source=run.model_folder if untouched else None,
     )
     return step
 
 
-def _tokenizer_folder(run: Run) -> str:
-    """The model's own folder, or the dataset's where the model came without a tokenizer."""
-    own = run.settings.model.path
-    return own if own and (epath.Path(own) / MODEL_TOKENIZER).exists() else str(run.dataset.tokenizer_path)
+def export_adapters(run: Run, out: str, *, step: int | None) -> int:
+    """Writes the adapters of one checkpoint as a folder that `peft` loads; returns its step.
+
+    Raises:
+        UserError: the run trained no adapters, or see `export`.
+    """
+    _check_out(run, out)
+    if not run.decoder.lora.rank:
+        raise UserError(f"{run.workdir} trained every parameter (model.lora.rank = 0): export it without --adapters")
+    if not run.model_folder:
+        raise UserError(
+            f"{run.workdir} began with random weights: PEFT needs a model folder; export without --adapters"
+        )
+    step, adapters = restore_trained(run, step)
+    save_peft(out, run.decoder.config, run.decoder.lora, adapters, run.settings.model.path)
+    return step
+
+
+def _check_out(run: Run, out: str) -> None:
+    if run.model_folder and epath.Path(out).resolve() == epath.Path(run.model_folder).resolve():
+        raise UserError(f"{out} is the model that training started from: export to another folder")
 
 
 def _inert_fields(run: Run) -> dict[str, Any]:
     """What generation needs to know: from the model's own config.json, or for a model from scratch from its data."""
-    if run.settings.model.path:
-        return inert_fields(run.settings.model.path)
+    if run.model_folder:
+        return inert_fields(read_raw(run.model_folder))
     tokenizer = load_tokenizer(str(run.dataset.tokenizer_path))
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return ids | {"max_position_embeddings": run.settings.rows.tokens}

@@ -20,7 +20,8 @@ from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.packing import Plan, pass_plan, training_plan
 from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
-from iterpref_jax.models.transformer import Params, abstract_params
+from iterpref_jax.models.lora import parted
+from iterpref_jax.models.transformer import Params
 from iterpref_jax.progress import progress, say
 from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.checkpoint import Checkpoints
@@ -30,6 +31,7 @@ from iterpref_jax.train.run import Run
 from iterpref_jax.train.signals import stop_requested
 from iterpref_jax.train.step import (
     TrainState,
+    abstract_state,
     init_state,
     make_eval_step,
     make_train_step,
@@ -41,7 +43,7 @@ from iterpref_jax.train.step import (
 MAY_CHANGE = (
     *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
     *("data.pipeline", "data.path", "reference", "mesh"),
-    *("inject", "sandbox", "build"),
+    *("inject", "sandbox", "build", "decode", "serve"),
 )
 
 
@@ -71,7 +73,9 @@ def train(run: Run, config: dict[str, Any]) -> Outcome:
         _check_same_run(run, config, checkpoints)
         trainer = Trainer(run, checkpoints, config)
         say(trainer.describe())
-        params = None if checkpoints.steps() else run.load_params()
+        # Under LoRA a resumed run needs the base as well: checkpoints hold the adapters alone.
+        fresh = run.decoder.lora.rank > 0 or not checkpoints.steps()
+        params = run.load_params() if fresh else None
         if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
             return Outcome(checkpoints.steps()[-1] if checkpoints.steps() else 0, False)
         return trainer.run_to_end(trainer.start(params), should_stop)
@@ -125,13 +129,11 @@ class Trainer:
         saved = self.checkpoints.steps()
         if not saved:
             assert params is not None
-            return jax.jit(lambda p: init_state(self.optimizer, p), out_shardings=self.shardings, donate_argnums=0)(
-                params
-            )
-        shapes = abstract_params(self.run.decoder.config, self.run.settings.model.param_dtype)
-        shapes = jax.eval_shape(lambda p: init_state(self.optimizer, p), shapes)
+            start = jax.jit(lambda p: init_state(self.optimizer, p), out_shardings=self.shardings, donate_argnums=0)
+            return start(params)
+        shapes = abstract_state(self.run.decoder, self.optimizer, self.run.settings.model.param_dtype)
         say(f"resuming from step {saved[-1]} of {self.plan.steps}")
-        return self.checkpoints.restore(saved[-1], shapes, self.shardings)
+        return self.checkpoints.restore(saved[-1], shapes, self.shardings, parted(params)[1] if params else {})
 
     def describe(self) -> str:
         """Returns one line for a person: data, rows, model and devices."""
@@ -228,7 +230,7 @@ class Trainer:
         norms = self._eval_norms(source.plan)
         total: dict[str, float] = {}
         for batch in iterate(source, self.run.settings.data.pipeline, range(len(source))):
-            shares = jax.device_get(self.eval_step(state.params, self.run.place(batch), norms))
+            shares = jax.device_get(self.eval_step(state.all_params, self.run.place(batch), norms))
             total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
         bad = first_bad(total)
         if bad:

@@ -82,17 +82,21 @@ class Work:
         self.pairs = int((batch.pair_weight_RP > 0).sum())
         # A target has a weight in one of the two sums; a causal query sees depth + 1 keys.
         self.targets = int(((batch.weight_RG != 0) | (batch.nll_weight_RG != 0)).sum())
-        self.keys_seen = int((np.asarray(batch.depth_RT, np.int64) + 1)[used].sum())
+        self.keys_seen = (np.asarray(batch.depth_RT, np.int64) + 1)[used]
 
     def train_flops(self, config: ModelConfig) -> float:
-        """Model FLOPs of forward and backward (3 x forward), without recomputation or padding."""
+        """Model FLOPs of forward and backward (3 x forward), without recomputation or padding.
+
+        An adapted model counts like one that is trained whole: adapters save memory, and a part of the backward pass.
+        """
         heads, head_dim, kv = config.num_attention_heads, config.head_dim, config.num_key_value_heads
-        projections = (
-            config.hidden_size * head_dim * (2 * heads + 2 * kv) + 3 * config.hidden_size * config.intermediate_size
-        )
-        layer = 2 * projections * self.tokens + 4 * heads * head_dim * self.keys_seen
-        head = 2 * config.hidden_size * config.vocab_size * self.targets
-        return 3.0 * (config.num_hidden_layers * layer + head)
+        kernels = 2 if config.mlp == "plain" else 3
+        mlp = kernels * config.intermediate_size * (config.num_experts_per_tok if config.mlp == "experts" else 1)
+        projections = config.hidden_size * (head_dim * (2 * heads + 2 * kv) + mlp + config.num_experts)
+        windows = [kind.window or np.iinfo(np.int64).max for kind in config.layer_kinds]
+        keys_seen = sum(int(np.minimum(self.keys_seen, window).sum()) for window in windows)
+        layers = 2 * projections * self.tokens * config.num_hidden_layers + 4 * heads * head_dim * keys_seen
+        return 3.0 * (layers + 2 * config.hidden_size * config.vocab_size * self.targets)
 
     def throughput(self, seconds: float, config: ModelConfig) -> dict[str, float | None]:
         """Returns pairs and tokens a second, padding, and MFU (null where the device's peak is unknown)."""

@@ -31,8 +31,13 @@ from iterpref_jax.data.text_rules import (
 )
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
-from iterpref_jax.models.config import ModelConfig, from_hf, read_config, to_hf
-from iterpref_jax.models.transformer import Compute, Decoder, Params, abstract_params, init_params
+from iterpref_jax.models.adapters import check_targets, load_base
+from iterpref_jax.models.checkpoint_folder import resolve
+from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.decoder import Compute, Decoder
+from iterpref_jax.models.hf_config import from_hf, read_config, to_hf
+from iterpref_jax.models.lora import Lora, adapters_of, base_of, joined
+from iterpref_jax.models.transformer import Params, abstract_params, init_adapters, init_params
 from iterpref_jax.objectives.links import LINKS
 from iterpref_jax.objectives.preference import ObjectiveSettings
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
@@ -54,9 +59,15 @@ class ModelSettings:
     init: dict[str, Any]
     param_dtype: str
     compute: Compute
+    lora: Lora
     logits_chunk: int
 
     def __post_init__(self):
+        if self.lora.quantize and not self.lora.rank:
+            raise UserError(
+                f"model.lora.quantize = {self.lora.quantize!r} has no effect without adapters: set model.lora.rank, or "
+                "leave it empty"
+            )
         if bool(self.path) == bool(self.init):
             raise UserError(
                 "set exactly one of model.path (a Hugging Face folder) and model.init (a shape to initialise)"
@@ -142,6 +153,8 @@ class Run:
     dataset: Dataset
     decoder: Decoder
     placement: Placement
+    # Where the weights lie ("" for a model from scratch): model.path, or where a hub's files were put.
+    model_folder: str
 
     @functools.cached_property
     def train_split(self) -> Split:
@@ -159,24 +172,28 @@ class Run:
         return costs(split.index, self.settings.rows, self.settings.weighting)
 
     def parameters(self) -> int:
-        """The number of the model's parameters."""
+        """The number of the model's parameters, adapters included."""
         shapes = abstract_params(self.decoder.config, self.settings.model.param_dtype)
-        return sum(math.prod(shape.shape) for shape in jax.tree.leaves(shapes))
+        adapters = adapters_of(abstract_params(self.decoder.config, "float32", self.decoder.lora))
+        return sum(math.prod(shape.shape) for shape in jax.tree.leaves((shapes, adapters)))
 
     def load_params(self) -> Params:
-        """Reads (or initialises) the parameters into their shards."""
-        model = self.settings.model
-        if not model.path:
-            return init_params(self.decoder.config, self.settings.seed, model.param_dtype, self.placement)
-        return hf_checkpoint.load(model.path, model.param_dtype, self.placement)[1]
+        """Reads (or initialises) the parameters into their shards; adapters start by changing nothing."""
+        config, dtype, lora = self.decoder.config, self.settings.model.param_dtype, self.decoder.lora
+        if not self.model_folder:
+            return init_params(config, self.settings.seed, dtype, self.placement, lora)
+        if not lora.rank:
+            return hf_checkpoint.load(self.model_folder, dtype, self.placement)[1]
+        base = load_base(self.model_folder, config, dtype, self.placement, lora)
+        return joined(base, init_adapters(config, self.settings.seed, self.placement, lora))
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What the numbers of this run depend on besides its configuration."""
         model = self.settings.model
-        weights = (
-            hf_checkpoint.fingerprint(model.path) if model.path else f"init {model.init} seed {self.settings.seed}"
-        )
+        weights = f"init {model.init} seed {self.settings.seed}"
+        if self.model_folder:
+            weights = hf_checkpoint.fingerprint(self.model_folder)
         return {
             "data": {name: split.index.fingerprint() for name, split in self.splits().items()},
             "tokenizer": self.dataset.metadata["text"]["tokenizer_fingerprint"],
@@ -196,6 +213,8 @@ class Run:
     def reference_fingerprint(self) -> dict[str, Any]:
         targets = reference.weighting_fingerprint(self.settings.weighting)
         dtypes = {"param_dtype": self.settings.model.param_dtype, "compute_dtype": self.decoder.compute.compute_dtype}
+        stored = {"quantize": self.decoder.lora.quantize, "quantized": list(self.decoder.lora.targets)}
+        dtypes |= {key: value for key, value in stored.items() if self.decoder.lora.quantize}
         return self.fingerprint | dtypes | {f"targets/{key}": value for key, value in targets.items()}
 
     def reference_cache(self, name: str, pairs_per_part: int) -> ReferenceSplit:
@@ -222,11 +241,13 @@ class Run:
             say(f"reference log-probs: found in {path}")
             return True
         say(f"reference log-probs: computing them into {path}")
-        params = self.load_params() if params is None else params
-        step = jax.jit(make_score_step(self.decoder, logits_chunk=settings.model.logits_chunk))
+        # The reference of an adapted model is its base.
+        base = base_of(self.load_params() if params is None else params)
+        decoder = dataclasses.replace(self.decoder, lora=self.decoder.lora.switched_off())
+        step = jax.jit(make_score_step(decoder, logits_chunk=settings.model.logits_chunk))
 
         def score(batch) -> jax.Array:
-            return step(params, self.place(batch))
+            return step(base, self.place(batch))
 
         return all(
             reference.fill(
@@ -257,11 +278,15 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     dataset = open_dataset(settings.data.path)
     _check_focus(dataset, settings.objective)
     _check_sides(dataset, settings)
-    config = _model_config(settings.model, dataset)
-    _check_tokenizer(dataset, settings.model.path, config)
+    folder = resolve(settings.model.path) if settings.model.path else ""
+    config = read_config(folder) if folder else _init_config(settings.model, dataset)
+    check_targets(config, settings.model.lora)
+    if settings.objective.router_aux_loss_coef and not config.num_experts:
+        raise UserError(f"objective.router_aux_loss_coef has no effect on {config.model_type}, which has no experts")
+    _check_tokenizer(dataset, folder, config)
     placement = Placement(make_mesh(settings.mesh))
-    decoder = Decoder(config, settings.model.compute, placement)
-    run = Run(settings, epath.Path(workdir), dataset, decoder, placement)
+    decoder = Decoder(config, settings.model.compute, placement, settings.model.lora)
+    run = Run(settings, epath.Path(workdir), dataset, decoder, placement, folder)
     if training:
         placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
         for name, split in run.splits().items():
@@ -294,9 +319,7 @@ def _check_sides(dataset: Dataset, settings: RunSettings) -> None:
                 )
 
 
-def _model_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
-    if settings.path:
-        return read_config(settings.path)
+def _init_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
     init = dict(settings.init)
     if not init.get("vocab_size"):
         # Rounded up to whole lanes; the ids above the tokenizer's are never used.

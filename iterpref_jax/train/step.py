@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from iterpref_jax.data.batch import DIMS, RowBatch
-from iterpref_jax.models.transformer import Decoder, Params, abstract_params, param_shardings
+from iterpref_jax.models.decoder import Decoder
+from iterpref_jax.models.experts import load_balance
+from iterpref_jax.models.lora import joined, parted
+from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
 from iterpref_jax.objectives.preference import ObjectiveSettings, loss_and_metrics, normalisers
 from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
 from iterpref_jax.parallel.rules import Placement
@@ -22,29 +25,45 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that an update changes: arrays, or (in the same structure) their shapes or shardings."""
+    """What an update changes, and beside it what it does not: arrays, or (in the same structure) shapes or shardings.
+
+    `params` are all parameters or, of an adapted model, the adapters; `frozen` is then the base, which checkpoints do
+    not hold.
+    """
 
     step: Any
     params: Params
     opt_state: Any
+    frozen: Params
+
+    @property
+    def all_params(self) -> Params:
+        return joined(self.frozen, self.params)
 
 
 def init_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
     """Returns the state before the first update; the optimizer's numbers are float32 whatever the parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(_float32(params)))
+    trained, frozen = parted(params)
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(_float32(trained)), frozen)
 
 
 def state_shardings(
     decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str, placement: Placement
 ) -> TrainState:
     """Returns the sharding of every leaf of the state: optimizer moments lie where their parameter lies."""
-    params = param_shardings(decoder.config, dtype, placement)
-    state = jax.eval_shape(lambda p: init_state(optimizer, p), abstract_params(decoder.config, dtype))
+    params, frozen = parted(param_shardings(decoder.config, dtype, placement, decoder.lora))
+    state = abstract_state(decoder, optimizer, dtype)
     replicated = placement.replicated()
     opt_state = optax.tree_utils.tree_map_params(
         optimizer, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: replicated
     )
-    return TrainState(replicated, params, opt_state)
+    return TrainState(replicated, params, opt_state, frozen)
+
+
+def abstract_state(decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str) -> TrainState:
+    """Returns the state as `jax.ShapeDtypeStruct`s."""
+    shapes = abstract_params(decoder.config, dtype, decoder.lora)
+    return jax.eval_shape(lambda params: init_state(optimizer, params), shapes)
 
 
 def batch_shardings(batch: RowBatch, placement: Placement) -> RowBatch:
@@ -55,16 +74,35 @@ def batch_shardings(batch: RowBatch, placement: Placement) -> RowBatch:
 def target_logps(decoder: Decoder, params: Params, micro: RowBatch, logits_chunk: int) -> jax.Array:
     """Returns the log-prob [R, G] of every target of one microbatch, float32."""
     hidden_RTD = decoder.hidden(params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT)
+    return _logps(decoder, params, hidden_RTD, micro, logits_chunk)
+
+
+def _logps(decoder: Decoder, params: Params, hidden_RTD: jax.Array, micro: RowBatch, logits_chunk: int) -> jax.Array:
     hidden_RGD = gather_sources(hidden_RTD, micro.source_RG)
-    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, chunk=logits_chunk)
+    softcap = decoder.config.final_logit_softcapping
+    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, chunk=logits_chunk, softcap=softcap)
 
 
 def make_loss(decoder: Decoder, objective: ObjectiveSettings, logits_chunk: int) -> Callable:
-    """Returns loss(params, micro, norms) -> (share of the global loss, shares of the metrics)."""
+    """Returns loss(params, micro, norms) -> (share of the global loss, shares of the metrics).
+
+    The router's loss is that of each microbatch, weighted by its pairs: unlike everything else it depends on which
+    pairs share one.
+    """
 
     def loss(params: Params, micro: RowBatch, norms: Metrics) -> tuple[jax.Array, Metrics]:
-        logp_RG = target_logps(decoder, params, micro, logits_chunk)
-        return loss_and_metrics(objective, logp_RG, micro, 2 * micro.pair_weight_RP.shape[-1], norms)
+        slots = 2 * micro.pair_weight_RP.shape[-1]
+        if not objective.router_aux_loss_coef:
+            logp_RG = target_logps(decoder, params, micro, logits_chunk)
+            return loss_and_metrics(objective, logp_RG, micro, slots, norms)
+        inputs = micro.tokens_RT, micro.depth_RT, micro.visible_until_RT
+        hidden_RTD, routing_LRTE = decoder.hidden_and_routing(params, *inputs)
+        logp_RG = _logps(decoder, params, hidden_RTD, micro, logits_chunk)
+        total, metrics = loss_and_metrics(objective, logp_RG, micro, slots, norms)
+        balance = load_balance(routing_LRTE, micro.visible_until_RT > 0, decoder.config.num_experts_per_tok)
+        balance *= micro.pair_weight_RP.sum() / norms["pairs"]
+        total += objective.router_aux_loss_coef * balance
+        return total, metrics | {"loss": total, "router_aux_loss": balance}
 
     return loss
 
@@ -82,13 +120,14 @@ def make_train_step(
     Gradients are accumulated in float32 over the microbatches that hold pairs; trailing microbatches of padding cost
     nothing, so one compiled shape serves steps of any number of rows.
     """
-    grad = jax.value_and_grad(make_loss(decoder, objective, logits_chunk), has_aux=True)
+    loss = make_loss(decoder, objective, logits_chunk)
+    grad = jax.value_and_grad(lambda trained, frozen, *rest: loss(joined(frozen, trained), *rest), has_aux=True)
 
     def step(state: TrainState, batch: RowBatch) -> tuple[TrainState, Metrics]:
         norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RG)
 
         def gradients(micro: RowBatch) -> tuple[Metrics, Params]:
-            (_, metrics), grads = grad(state.params, micro, norms)
+            (_, metrics), grads = grad(state.params, state.frozen, micro, norms)
             return metrics, grads
 
         metrics, grads = _accumulate(gradients, batch)
@@ -100,7 +139,7 @@ def make_train_step(
             # Of the new parameters: the other metrics speak of the old ones, and would show a broken update too late.
             "param_norm": optax.tree.norm(_float32(params)),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
 

@@ -30,6 +30,33 @@ OPTIONS = {
     ],
     "reference": ["-h, --help", "--config FILE[:ARG]", "--workdir DIR"],
     "train": ["-h, --help", "--config FILE[:ARG]", "--workdir DIR"],
+    "sample": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--model DIR",
+        "--workdir DIR",
+        "--step STEP",
+        "--input FILE",
+        "--out FILE",
+        "--chat",
+        "--n N",
+        "--seed SEED",
+        "--max_tokens MAX_TOKENS",
+        "--temperature TEMPERATURE",
+        "--top_p TOP_P",
+        "--top_k TOP_K",
+        "--stop STOP",
+    ],
+    "serve": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--model DIR",
+        "--workdir DIR",
+        "--step STEP",
+        "--host HOST",
+        "--port PORT",
+        "--served-model-name NAME",
+    ],
     "export": [
         "-h, --help",
         "--workdir DIR",
@@ -37,6 +64,7 @@ OPTIONS = {
         "--step STEP",
         "--dtype {float32,bfloat16,float16}",
         "--max_shard_gb MAX_SHARD_GB",
+        "--adapters",
     ],
 }
 
@@ -67,7 +95,7 @@ def test_every_command_has_frozen_options():
 
 
 def test_every_command_of_the_table_is_one_file_and_every_file_a_command():
-    shared = {"__init__", "options"}
+    shared = {"__init__", "options", "model", "stored"}
     assert {path.stem for path in (ROOT / "iterpref_jax" / "cli").glob("*.py")} - shared == set(COMMANDS)
 
 

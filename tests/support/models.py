@@ -9,8 +9,9 @@ import numpy as np
 from iterpref_jax.data.batch import empty_batch
 from iterpref_jax.data.layout import RowSettings, Weighting, costs, lay_out, place
 from iterpref_jax.data.packing import best_fit, resolve_caps
-from iterpref_jax.models.config import ModelConfig
-from iterpref_jax.models.transformer import Compute, Decoder, init_params
+from iterpref_jax.models.decoder import Compute, Decoder
+from iterpref_jax.models.hf_config import from_hf
+from iterpref_jax.models.transformer import init_params
 from iterpref_jax.objectives.links import LinkSettings
 from iterpref_jax.objectives.preference import ObjectiveSettings, normalisers
 from iterpref_jax.train import step as train_step
@@ -20,12 +21,13 @@ COMPUTE = Compute(compute_dtype="float32", remat="full", attention="xla")
 
 
 def model_config(**fields):
+    """A ModelConfig from keys of config.json."""
     defaults = dict(
         model_type="qwen2", vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-6, rope_theta=1e4,
-        initializer_range=0.3, tie_word_embeddings=False, qkv_bias=True, attention_out_bias=False, mlp_bias=False,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, rope_theta=1e4, initializer_range=0.3,
+        tie_word_embeddings=False,
     )  # fmt: skip
-    return ModelConfig(**(defaults | fields))
+    return from_hf(defaults | fields)
 
 
 @functools.cache
@@ -49,11 +51,13 @@ def row_settings(layout="shared", truncate=True, tokens=160, rows_per_microbatch
     )
 
 
-def objective_settings(recipe="target_rpo", nll_norm="example", alpha=None, **link):
+def objective_settings(recipe="target_rpo", nll_norm="example", alpha=None, router_aux_loss_coef=0.0, **link):
     zero = dict(label_smoothing=0.0, simpo_gamma=0.0, dpop_lambda=0.0, discopop_tau=0.0)
     link = LinkSettings(**({"name": "sigmoid", "beta": 0.1} | zero | link))
     alpha = (0.7 if recipe in NLL_RECIPES else 0.0) if alpha is None else alpha
-    return ObjectiveSettings(recipe=recipe, link=link, alpha=alpha, nll_norm=nll_norm)
+    return ObjectiveSettings(
+        recipe=recipe, link=link, alpha=alpha, nll_norm=nll_norm, router_aux_loss_coef=router_aux_loss_coef
+    )
 
 
 NLL_RECIPES = ("sft", "rpo", "target_rpo", "diff_augment", "hybrid", "symmetric_rpo", "prefix_suffix", "token_focus")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from iterpref_jax.data.layout import lay_out
-from iterpref_jax.models.transformer import Decoder, init_params, param_shardings
+from iterpref_jax.models.decoder import Decoder
+from iterpref_jax.models.transformer import init_params, param_shardings
 from iterpref_jax.objectives.preference import loss_and_metrics
 from iterpref_jax.objectives.weights import RECIPES
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh

@@ -31,7 +31,8 @@ from iterpref_jax.objectives.links import LINKS  # noqa: E402
 from iterpref_jax.objectives.preference import loss_and_metrics, normalisers  # noqa: E402
 from iterpref_jax.train.step import target_logps  # noqa: E402
 from tests.support import models  # noqa: E402
-from tests.support.torch_models import SHAPE, by_hf_name, ours, torch_model  # noqa: E402
+from tests.support.model_configs import SHAPE  # noqa: E402
+from tests.support.torch_models import by_hf_name, ours, torch_model  # noqa: E402
 
 FAMILY, POLICY, REFERENCE = "qwen2", 1, 2
 BETA, ALPHA = 0.3, 0.7

@@ -1,0 +1,130 @@
+"""Sampling a file of prompts: results are written as they come, and a job that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from iterpref_jax.decode.request import Request, derived_seed
+from iterpref_jax.decode.sampler import Sampler
+from iterpref_jax.errors import UserError
+from iterpref_jax.progress import progress
+
+ABOUT = "sampling"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """How every prompt is sampled: `n` times, each with a seed of its own."""
+
+    n: int
+    seed: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.n < 1:
+            raise UserError(f"--n must be at least 1, got {self.n}")
+        if self.n > 1 and self.temperature == 0:
+            raise UserError(f"--n={self.n} at temperature 0 would be {self.n} equal completions; raise --temperature")
+
+    def request(self, prompt: Sequence[int], index: int, sample: int) -> Request:
+        return Request(
+            prompt=prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop,
+            seed=derived_seed(self.seed, index * self.n + sample),
+        )
+
+
+def read_prompts(path: str) -> list[dict[str, Any]]:
+    """Reads a JSONL file of objects with a text `prompt` (other fields are carried through).
+
+    Raises:
+        UserError: the file and the line that is not such an object.
+    """
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: no JSON ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise UserError(f'{path}, line {number}: wanted an object with a text "prompt"')
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path} holds no prompts")
+    return rows
+
+
+def sample_file(
+    sampler: Sampler,
+    rows: Sequence[dict[str, Any]],
+    prompts: Sequence[Sequence[int]],
+    settings: JobSettings,
+    out: Path,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Appends one line a completion to `out` as completions end; returns False if it was asked to stop before the end.
+
+    A line is the prompt's row with `index`, `sample`, `completion`, `finish_reason`, `tokens` and `logprob` (the sum of
+    the model's own log-probs). Completions that `out` holds are not sampled again: each depends on its seed alone.
+
+    Raises:
+        UserError: `out` was sampled from other prompts or with other settings.
+    """
+    done = _done(out, rows, settings)
+    wanted = [(i, n) for i in range(len(prompts)) for n in range(settings.n) if (i, n) not in done]
+    requests = [settings.request(prompts[index], index, sample) for index, sample in wanted]
+    with (
+        out.open("a", encoding="utf-8") as file,
+        progress("sampling", len(prompts) * settings.n, "completions", start=len(done)) as advance,
+    ):
+        for ended, (number, completion) in enumerate(sampler.generate(requests), start=1):
+            index, sample = wanted[number]
+            found = {
+                "index": index,
+                "sample": sample,
+                "completion": completion.text,
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.tokens),
+                "logprob": sum(completion.logprobs),
+                ABOUT: dataclasses.asdict(settings),
+            }
+            file.write(json.dumps({**rows[index], **found}, ensure_ascii=False) + "\n")
+            file.flush()
+            advance(1)
+            if should_stop():
+                return ended == len(requests)
+    return True
+
+
+def _done(out: Path, rows: Sequence[dict[str, Any]], settings: JobSettings) -> set[tuple[int, int]]:
+    if not out.exists():
+        return set()
+    wanted, found = json.loads(json.dumps(dataclasses.asdict(settings))), set()
+    for number, line in _whole_lines(out):
+        row = json.loads(line)
+        index, sample = row.get("index"), row.get("sample")
+        if row.get(ABOUT) != wanted or index >= len(rows) or row["prompt"] != rows[index]["prompt"]:
+            raise UserError(f"{out}, line {number}, is of other prompts or settings; write to another --out")
+        found.add((index, sample))
+    return found
+
+
+def _whole_lines(out: Path) -> Iterator[tuple[int, str]]:
+    """Yields numbered lines; a last line without its end, from a process that died, is cut off the file."""
+    text = out.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        out.write_bytes(whole)
+    yield from enumerate(whole.decode("utf-8").splitlines(), start=1)

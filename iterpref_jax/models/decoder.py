@@ -1,0 +1,163 @@
+"""Pure functions of (parameters, inputs) for one model shape: training's forward pass, and decoding's with a cache.
+
+Letters: R row, T token, D embed, V vocab, L layer, K key/value heads, H head dim, E expert, B slot, S cache column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.models.config import LayerKind, ModelConfig
+from iterpref_jax.models.lora import NO_LORA, Lora
+from iterpref_jax.models.rope import rotary
+from iterpref_jax.models.transformer import Params, module_of
+from iterpref_jax.ops.linear_logp import softcapped
+from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, tree_attention
+from iterpref_jax.parallel.rules import Placement
+
+REMAT_POLICIES = {"none": None, "full": jax.checkpoint_policies.nothing_saveable}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How the forward pass is computed; nothing here changes what it computes beyond rounding."""
+
+    compute_dtype: str
+    remat: str
+    attention: str
+
+    def __post_init__(self):
+        if self.remat not in REMAT_POLICIES:
+            hint = did_you_mean(self.remat, REMAT_POLICIES)
+            raise UserError(f"model.compute.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}{hint}")
+        if self.attention not in ("auto", *IMPLEMENTATIONS):
+            hint = did_you_mean(self.attention, IMPLEMENTATIONS)
+            known = ", ".join(("auto", *IMPLEMENTATIONS))
+            raise UserError(f"model.compute.attention must be one of {known}, not {self.attention!r}{hint}")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UserError(f"model.compute.compute_dtype must be float32 or bfloat16, not {self.compute_dtype!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOutputs:
+    """What the layers give besides the final states: a leading dim L on each, None where it was not asked for."""
+
+    inputs: Any
+    kept: Any
+    routing: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """The forward pass of one model shape."""
+
+    config: ModelConfig
+    compute: Compute
+    placement: Placement | None = None
+    lora: Lora = NO_LORA
+
+    def hidden(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
+        """Returns the final hidden states [R, T, D] (after the last norm) in the compute dtype."""
+        return self._run(params, tokens_RT, depth_RT, visible_until_RT)[0]
+
+    def hidden_and_routing(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> tuple[jax.Array, jax.Array]:
+        """Returns the final hidden states and the routers' logits [L, R, T, E] of a mixture of experts."""
+        final, outputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, routing=True)
+        return final, outputs.routing
+
+    def layer_states(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
+        """Returns [L + 1, R, T, D]: the input of every layer, then the final states, in `transformers`' order."""
+        final, outputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, inputs=True)
+        return jnp.concatenate([outputs.inputs, final[None]])
+
+    def head(self, params: Params) -> jax.Array:
+        """Returns the vocabulary projection [V, D] in the compute dtype."""
+        return self._vocab_table(params["embedding"] if self.config.tie_word_embeddings else params["head"])
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Returns float32 logits [..., V] of all states [..., D]; training uses `ops.linear_logp` instead."""
+        logits = jnp.einsum("...d,vd->...v", hidden, self.head(params), preferred_element_type=jnp.float32)
+        return softcapped(logits, self.config.final_logit_softcapping)
+
+    def _run(self, params: Params, tokens_RT, depth_RT, visible_until_RT, **wanted: bool) -> tuple[jax.Array, Any]:
+        """Returns the final states and `LayerOutputs`; `wanted` says which of them to collect."""
+        model = module_of(self.config, self.lora, params)
+        x = self.embed(model.embedding[...], tokens_RT)
+        kinds, kind_L = kinds_of_layers(self.config)
+        angles = [rotary(depth_RT, kind.rope, self.config.head_dim) for kind in kinds]
+        cos, sin = (jnp.stack(parts) for parts in zip(*angles, strict=True))
+        layer_graph, stacked = nnx.split(model.layers)
+        sees = [self.tree_attention_in(kind.window, visible_until_RT, depth_RT) for kind in kinds]
+
+        def layer(x, weights_and_kind):
+            weights, kind = weights_and_kind
+
+            def attend(query, key, value):
+                return jax.lax.switch(kind, sees, query, key, value), (key, value)
+
+            one = nnx.merge(layer_graph, weights)
+            out, kept, routing = one(self.pin(x), cos[kind], sin[kind], attend, self.placement)
+            found = {"inputs": x, "kept": kept, "routing": routing}
+            return out, {name: value if wanted.get(name) else None for name, value in found.items()}
+
+        if self.compute.remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat], prevent_cse=False)
+        x, outputs = jax.lax.scan(layer, x, (stacked, jnp.array(kind_L)))
+        return model.norm(self.pin(x)), LayerOutputs(**outputs)
+
+    def tree_attention_in(self, window: int | None, visible_until_RT, depth_RT) -> Callable[..., jax.Array]:
+        """Returns attention (query, key, value) -> attended over packed trees, as `Compute` wants it computed."""
+        implementation = None if self.compute.attention == "auto" else self.compute.attention
+
+        def attend(query, key, value) -> jax.Array:
+            return tree_attention(
+                query,
+                key,
+                value,
+                visible_until_RT,
+                depth_RT,
+                scale=self.scale,
+                window=window,
+                implementation=implementation,
+            )
+
+        return attend
+
+    @property
+    def scale(self) -> float:
+        """What attention scores are multiplied by."""
+        return self.config.query_pre_attn_scalar**-0.5
+
+    def embed(self, table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Returns the embeddings of `tokens` in the compute dtype."""
+        x = self._vocab_table(table_VD)[tokens]
+        # Rounded to the compute dtype before it is used, as in `transformers`.
+        return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype) if self.config.scale_embedding else x
+
+    def _vocab_table(self, table_VD: jax.Array) -> jax.Array:
+        # Gathered over fsdp here, once, as every weight is: look-ups and logits by a table sharded over embed would
+        # have to reshard whole activations.
+        table_VD = table_VD.astype(self.compute.compute_dtype)
+        if self.placement is None:
+            return table_VD
+        return self.placement.constrain(table_VD, ("vocab", "activation_embed"))
+
+    def pin(self, x_RTD: jax.Array) -> jax.Array:
+        """Shards activations by rows."""
+        # Without the pin GSPMD may shard activations like the fsdp-sharded weights and exchange them instead.
+        if self.placement is None:
+            return x_RTD
+        return self.placement.constrain(x_RTD, ("row", "token", "activation_embed"))
+
+
+def kinds_of_layers(config: ModelConfig) -> tuple[list[LayerKind], list[int]]:
+    """Returns the different kinds of layers, and for every layer the number of its kind."""
+    kinds = list(dict.fromkeys(config.layer_kinds))
+    return kinds, [kinds.index(kind) for kind in config.layer_kinds]

@@ -1,0 +1,50 @@
+"""The parameters of a run's checkpoint, for what comes after training; the run may be going on meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+
+from etils import epath
+
+from iterpref_jax.errors import UserError
+from iterpref_jax.models.lora import joined, parted
+from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
+from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.run import MODEL_TOKENIZER, Run
+
+
+def restore_params(run: Run, step: int | None) -> tuple[int, Params]:
+    """Returns the step of a checkpoint (default: the newest) and all parameters of then, in the shards of `run`.
+
+    Raises:
+        UserError: no checkpoint, or not that step (those that exist are named).
+    """
+    step, trained = restore_trained(run, step)
+    return step, joined(parted(run.load_params())[1], trained) if run.decoder.lora.rank else trained
+
+
+def restore_trained(run: Run, step: int | None) -> tuple[int, Params]:
+    """Returns the step and what was trained: all parameters, or the adapters; see `restore_params` for the errors."""
+    folder = str(run.workdir / "checkpoints")
+    # Not writing: a training run may be saving in this folder right now.
+    with contextlib.closing(
+        Checkpoints(folder, keep=run.settings.train.keep_checkpoints, writing=False)
+    ) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
+        config, dtype, lora = run.decoder.config, run.settings.model.param_dtype, run.decoder.lora
+        shapes, shardings = (
+            parted(tree)[0]
+            for tree in (abstract_params(config, dtype, lora), param_shardings(config, dtype, run.placement, lora))
+        )
+        return step, checkpoints.restore_params(step, shapes, shardings)
+
+
+def tokenizer_folder(run: Run) -> str:
+    """Returns the model's own folder, or the dataset's where the model came without a tokenizer."""
+    own = run.model_folder
+    return own if own and (epath.Path(own) / MODEL_TOKENIZER).exists() else str(run.dataset.tokenizer_path)
