@@ -46,9 +46,7 @@ class GgufTensor:
     @property
     def dtype(self) -> str:
         """F32, which `elements` returns, or the name of a type that cannot be dequantised."""
-        name = _gguf().GGMLQuantizationType(self.kind).name
-        whole = name.startswith(("I8", "I16", "I32", "I64", "F64"))
-        return name if whole or self.kind not in _dequantised_kinds() else "F32"
+        return "F32" if self.kind in _dequantised_kinds() else _gguf().GGMLQuantizationType(self.kind).name
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +120,10 @@ def read_gguf(file: Path) -> GgufHeader:
         align = fields.get("general.alignment", 32)
         data = -(-stream.tell() // align) * align
     found = {name: GgufTensor(file, kind, shape, data + offset) for name, kind, shape, offset in entries}
+    known = {kind.value for kind in _gguf().GGMLQuantizationType}
     for name, tensor in found.items():
+        if tensor.kind not in known:
+            raise UserError(f"{file}: tensor {name} has type {tensor.kind}, which the gguf package does not know")
         if tensor.begin + tensor.nbytes > size:
             raise UserError(
                 f"{file} is truncated: tensor {name} ends at byte {tensor.begin + tensor.nbytes} of {size}; "

@@ -15,33 +15,32 @@ import jax
 import numpy as np
 
 from iterpref_jax.errors import UserError
+from iterpref_jax.models import checkpoint_folder, gguf_checkpoint
 from iterpref_jax.models.blocks import BLOCK_BYTES, contiguous
-from iterpref_jax.models.checkpoint_folder import (
-    INDEX,
-    SINGLE,
-    TOKENIZER_FILES,
-    list_problems,
-    stored_tensors,
-    weight_files,
-)
+from iterpref_jax.models.checkpoint_folder import INDEX, SINGLE, TOKENIZER_FILES, gguf_file
 from iterpref_jax.models.config import ModelConfig
-from iterpref_jax.models.hf_config import read_config, to_hf
+from iterpref_jax.models.gguf_file import GgufTensor
+from iterpref_jax.models.hf_config import from_hf, read_config, to_hf
 from iterpref_jax.models.safetensors_file import DTYPES, WORDS, PlannedTensor, StoredTensor, write_file
 from iterpref_jax.models.sharded_leaf import StoredLeaf, make_leaf
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
 from iterpref_jax.models.weights import Weight, weights
 from iterpref_jax.parallel.rules import Placement
 
+Stored = Mapping[str, StoredTensor | GgufTensor]
+
 
 def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[ModelConfig, Params]:
     """Reads config.json and every weight of `folder` as `dtype`, straight into the shards of each device.
 
-    Host memory beside the shards is a few `BLOCK_BYTES`; each host reads only what its devices hold.
+    Host memory beside the shards is a few `BLOCK_BYTES`; each host reads only what its devices hold. `folder` is a
+    folder of safetensors, a .gguf file or a folder with one.
 
     Raises:
         UserError: no such folder; a missing, extra or misshaped tensor (all are listed); a damaged file (named).
     """
-    config = read_config(folder)
+    gguf = gguf_file(folder)
+    config = from_hf(gguf_checkpoint.config_json(gguf)) if gguf else read_config(folder)
     params: Params = {}
     for path, leaf in leaves(folder, config, dtype, placement):
         _put(params, path, leaf)
@@ -52,7 +51,8 @@ def leaves(
     folder: str, config: ModelConfig, dtype: str, placement: Placement | None = None
 ) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
     """Yields (path, leaf) of every parameter, read when its turn comes; see `load` for the errors."""
-    stored, shapes = stored_tensors(folder), abstract_params(config, dtype)
+    gguf, shapes = gguf_file(folder), abstract_params(config, dtype)
+    stored = gguf_checkpoint.stored_tensors(gguf) if gguf else checkpoint_folder.stored_tensors(folder)
     _check_complete(folder, config, stored, shapes)
     shardings = param_shardings(config, dtype, placement) if placement else None
     for weight in weights(config):
@@ -87,11 +87,15 @@ def save(
         inert: keys of config.json that the forward pass does not read (`hf_config.inert_fields`, token ids, ...).
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
         untouched: names of stored tensors that were not trained: their bytes, in their own dtype, come from `source`.
-        source: the folder of safetensors that training started from.
+        source: the folder that training started from. A GGUF file has no bytes to copy: its tensors are written like
+            the others.
     """
+    if untouched and not source:
+        raise ValueError("untouched tensors need the source that they come from")
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    tensors = list(_planned(config, params, dtype, frozenset(untouched), stored_tensors(source) if source else {}))
+    kept = checkpoint_folder.stored_tensors(source) if source and not gguf_file(source) else {}
+    tensors = list(_planned(config, params, dtype, {name: kept[name] for name in untouched} if kept else {}))
     for stale in [out / "config.json", *out.glob("*.partial")]:
         stale.unlink(missing_ok=True)
     _write_files(out, tensors, int(max_shard_gb * 1e9))
@@ -107,7 +111,7 @@ def fingerprint(folder: str) -> str:
     """Returns a string that changes with any byte of config.json or of a weight file."""
     config = Path(folder) / "config.json"
     parts = []
-    for file in [*([config] if config.exists() else []), *weight_files(folder)]:
+    for file in [*([config] if config.exists() else []), *checkpoint_folder.weight_files(folder)]:
         checksum = google_crc32c.Checksum()
         with file.open("rb") as stream:
             while block := stream.read(1 << 24):
@@ -116,7 +120,7 @@ def fingerprint(folder: str) -> str:
     return " ".join(parts)
 
 
-def _check_complete(folder: str, config: ModelConfig, stored: Mapping[str, StoredTensor], shapes: Params) -> None:
+def _check_complete(folder: str, config: ModelConfig, stored: Stored, shapes: Params) -> None:
     wanted = {name: weight for weight in weights(config) for name in weight.names(config)}
     # Some tied checkpoints store the head as well; it is the embedding.
     spare = {"lm_head.weight"} if config.tie_word_embeddings else set()
@@ -129,7 +133,7 @@ def _check_complete(folder: str, config: ModelConfig, stored: Mapping[str, Store
         if tensor and tensor.dtype not in DTYPES:
             problems.append(f"{name} in {tensor.file.name} has dtype {tensor.dtype}, supported: {', '.join(DTYPES)}")
     if problems:
-        raise UserError(list_problems(f"{folder}: the weights do not fit config.json:", problems))
+        raise UserError(checkpoint_folder.list_problems(f"{folder}: the weights do not fit config.json:", problems))
 
 
 def _hf_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -138,11 +142,7 @@ def _hf_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _planned(
-    config: ModelConfig,
-    params: Params,
-    dtype: str,
-    untouched: frozenset[str],
-    stored: Mapping[str, StoredTensor],
+    config: ModelConfig, params: Params, dtype: str, untouched: Mapping[str, StoredTensor]
 ) -> Iterator[PlannedTensor]:
     shapes = abstract_params(config, dtype)
     for weight in weights(config):
@@ -150,7 +150,7 @@ def _planned(
         shape = _hf_shape(weight, leaf_shape)
         for place, name in zip(np.ndindex(*leaf_shape[: len(weight.stack)]), weight.names(config), strict=True):
             if name in untouched:
-                kept = stored[name]
+                kept = untouched[name]
                 yield PlannedTensor(name, kept.dtype, kept.shape, kept.raw)
             else:
                 leaf = _at(params, weight.path)

@@ -35,7 +35,8 @@ DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 _INERT = frozenset(
     """_attn_implementation _name_or_path architectures auto_map bos_token_id cache_implementation
     chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id max_position_embeddings model_type
-    output_attentions output_hidden_states unk_token_id _model_name_or_path pad_token_id problem_type return_dict tokenizer_class torch_dtype
+    _model_name_or_path output_attentions output_hidden_states unk_token_id
+    pad_token_id problem_type return_dict tokenizer_class torch_dtype
     transformers_version use_cache""".split()
 ) | set(DROPOUTS)
 _FAMILY_FIELDS = {

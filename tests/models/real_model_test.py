@@ -81,8 +81,16 @@ def test_twenty_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path
     records.write_trajectories(tmp_path / "trajectories.jsonl", tiny.trajectories(24))
     text = tiny.settings(tokenizer=str(base), template="raw")
     build([tmp_path / "trajectories.jsonl"], tmp_path / "data", tiny.build_settings(base, text=text))
-    changes = {"model.path": base, "train.steps": 20, "train.epochs": 0.0, "train.global_batch": 2, "train.checkpoint_every": 0,
-               "rows.tokens": 192, "optimizer.learning_rate": 1e-5, "optimizer.warmup": 0.0}  # fmt: skip
+    changes = {
+        "model.path": base,
+        "train.steps": 20,
+        "train.epochs": 0.0,
+        "train.global_batch": 2,
+        "train.checkpoint_every": 0,
+        "rows.tokens": 192,
+        "optimizer.learning_rate": 1e-5,
+        "optimizer.warmup": 0.0,
+    }
     config = tmp_path / "config.py"
     config.write_text(CONFIG_FILE)
     flags = [f"--config={config}", *overrides(tmp_path / "data", **changes)]

@@ -1,0 +1,116 @@
+"""`iterpref sample`: completions of a file, continued after a stop, refused where they would mix."""
+
+import json
+import shutil
+
+import pytest
+
+from iterpref_jax.__main__ import main
+from iterpref_jax.decode import job
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.transformer import init_params
+from tests.data import tiny
+from tests.support.models import model_config
+from tests.support.runs import ROOT
+
+FLAGS = ["--config.decode.slots=8", "--config.decode.context=64", "--config.decode.chunk=4", "--temperature=0.9"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE).save_pretrained(folder)
+    config = model_config(model_type="llama", vocab_size=512)
+    params = init_params(config, 3, "float32")
+    hf_checkpoint.save(str(folder), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
+    return folder
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "def add(a, b):", "task_id": "a"}, {"prompt": "import os"}, {"prompt": "for i in"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def sample(model, prompts, out, *words):
+    base = [
+        "sample",
+        f"--config={ROOT / 'configs' / 'base.py'}",
+        f"--model={model}",
+        f"--input={prompts}",
+        f"--out={out}",
+    ]
+    return main([*base, *FLAGS, "--n=2", "--max_tokens=10", *words])
+
+
+def rows_of(out):
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    return {(row["index"], row["sample"]): row for row in rows}
+
+
+def test_every_prompt_has_its_completions_with_their_log_probs(model, prompts, tmp_path):
+    assert sample(model, prompts, tmp_path / "out.jsonl") == 0
+    found = rows_of(tmp_path / "out.jsonl")
+    assert sorted(found) == [(i, n) for i in range(3) for n in range(2)]
+    assert found[0, 1]["task_id"] == "a"
+    for row in found.values():
+        assert row["finish_reason"] in ("stop", "length")
+        assert 1 <= row["tokens"] <= 10
+        assert row["logprob"] < 0
+    assert found[0, 0]["completion"] != found[0, 1]["completion"]
+
+
+def test_a_stopped_job_goes_on_to_the_same_completions(model, prompts, tmp_path, monkeypatch):
+    sample(model, prompts, tmp_path / "whole.jsonl")
+    whole, part = (tmp_path / "whole.jsonl").read_text().splitlines(), tmp_path / "part.jsonl"
+    # As a process leaves it that died while it wrote.
+    part.write_text(whole[2] + "\n" + whole[0] + "\n" + whole[1][:20])
+    assert sample(model, prompts, part) == 0
+    assert rows_of(part) == rows_of(tmp_path / "whole.jsonl")
+
+
+def test_a_finished_job_samples_nothing_again(model, prompts, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    sample(model, prompts, out)
+    before = out.read_bytes()
+    monkeypatch.setattr(job.JobSettings, "request", lambda *words: pytest.fail("sampled again"))
+    assert sample(model, prompts, out) == 0
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["--temperature=0.5", "--seed=1", "--max_tokens=9"])
+def test_other_settings_are_not_mixed_into_a_file(model, prompts, tmp_path, change, capsys):
+    sample(model, prompts, tmp_path / "out.jsonl")
+    assert sample(model, prompts, tmp_path / "out.jsonl", change) == 1
+    assert "out.jsonl, line 1, is of other prompts or settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{", "line 2: no JSON"), ('{"text": "x"}', 'line 2: wanted an object with a text "prompt"')],
+)
+def test_a_bad_line_is_named_before_the_model_is_read(prompts, tmp_path, line, said, capsys):
+    prompts.write_text('{"prompt": "x"}\n' + line + "\n")
+    assert sample("nowhere", prompts, tmp_path / "out.jsonl") == 1
+    assert said in capsys.readouterr().err
+
+
+def test_equal_samples_at_temperature_0_are_refused(model, prompts, tmp_path, capsys):
+    assert sample(model, prompts, tmp_path / "out.jsonl", "--temperature=0") == 1
+    assert "raise --temperature" in capsys.readouterr().err
+
+
+def test_chat_prompts_go_through_the_template(model, prompts, tmp_path):
+    sample(model, prompts, tmp_path / "raw.jsonl")
+    assert sample(model, prompts, tmp_path / "chat.jsonl", "--chat") == 0
+    raw, chat = rows_of(tmp_path / "raw.jsonl"), rows_of(tmp_path / "chat.jsonl")
+    assert all(raw[key]["logprob"] != chat[key]["logprob"] for key in raw)
+
+
+def test_chat_without_a_template_is_refused(model, prompts, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=lambda _, names: [name for name in names if "chat_template" in name])
+    assert sample(bare, prompts, tmp_path / "out.jsonl", "--chat") == 1
+    assert "no chat template" in capsys.readouterr().err
