@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -105,6 +106,7 @@ def test_twenty_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     tokens = np.array([tokenizer.encode(PROMPTS[1])])
     expected = theirs(torch.tensor(tokens)).logits.detach().numpy()
-    params, depth = restore_params(run, None)[1], np.arange(tokens.shape[1])[None]
-    hidden = run.decoder.hidden(params, tokens, depth, np.full(tokens.shape, tokens.shape[1]))
-    np.testing.assert_allclose(np.asarray(run.decoder.logits(params, hidden)), expected, rtol=1e-4, atol=1e-3)
+    decoder, params = Decoder(run.decoder.config, COMPUTE), jax.device_get(restore_params(run, None)[1])
+    depth, until = np.arange(tokens.shape[1])[None], np.full(tokens.shape, tokens.shape[1])
+    found = decoder.logits(params, decoder.hidden(params, tokens, depth, until))
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-3)
