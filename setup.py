@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "flax>=0.12.8",
     "google-crc32c>=1.6",
     "grain>=0.2.18",
+    "huggingface_hub>=1.0",
     # tensorflow-datasets needs it for builders and does not say so.
     "importlib_resources>=6",
     "jax>=0.10",

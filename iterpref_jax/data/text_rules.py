@@ -70,7 +70,7 @@ class TextRules:
 
 
 def load_tokenizer(path: str):
-    """Returns the fast transformers tokenizer of a folder or hub name, local files first.
+    """Returns the fast transformers tokenizer of a folder, a .gguf file or a hub name, local files first.
 
     Raises UserError if there is none, or only a slow one.
     """
@@ -94,6 +94,15 @@ def load_tokenizer(path: str):
 
 
 def _from_pretrained(auto, path: str):
+    if path.endswith(".gguf"):
+        folder, _, name = path.rpartition("/")
+        try:
+            return auto.from_pretrained(folder or ".", gguf_file=name)
+        except ImportError as error:
+            raise UserError(
+                f"transformers reads the tokenizer of {path} with gguf and torch, and one is not installed; install "
+                "them, or name a folder with tokenizer.json"
+            ) from error
     try:
         return auto.from_pretrained(path, local_files_only=True)
     except OSError:

@@ -20,7 +20,7 @@ from iterpref_jax.models.blocks import BLOCK_BYTES, contiguous
 from iterpref_jax.models.checkpoint_folder import INDEX, SINGLE, TOKENIZER_FILES, gguf_file
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.gguf_file import GgufTensor
-from iterpref_jax.models.hf_config import from_hf, read_config, to_hf
+from iterpref_jax.models.hf_config import from_hf, read_config, read_raw, to_hf
 from iterpref_jax.models.safetensors_file import DTYPES, WORDS, PlannedTensor, StoredTensor, write_file
 from iterpref_jax.models.sharded_leaf import StoredLeaf, make_leaf
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
@@ -28,6 +28,22 @@ from iterpref_jax.models.weights import Weight, weights
 from iterpref_jax.parallel.rules import Placement
 
 Stored = Mapping[str, StoredTensor | GgufTensor]
+
+
+def config_content(folder: str) -> dict[str, Any]:
+    """Returns the content of config.json, for a GGUF file one made of its metadata; errors as `model_config`."""
+    gguf = gguf_file(folder)
+    return gguf_checkpoint.config_json(gguf) if gguf else read_raw(folder)
+
+
+def model_config(folder: str) -> ModelConfig:
+    """Reads the shape of a folder of safetensors, a .gguf file or a folder with one.
+
+    Raises:
+        UserError: no such file, or what `hf_config.from_hf` refuses.
+    """
+    gguf = gguf_file(folder)
+    return from_hf(gguf_checkpoint.config_json(gguf)) if gguf else read_config(folder)
 
 
 def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[ModelConfig, Params]:
@@ -39,8 +55,7 @@ def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[M
     Raises:
         UserError: no such folder; a missing, extra or misshaped tensor (all are listed); a damaged file (named).
     """
-    gguf = gguf_file(folder)
-    config = from_hf(gguf_checkpoint.config_json(gguf)) if gguf else read_config(folder)
+    config = model_config(folder)
     params: Params = {}
     for path, leaf in leaves(folder, config, dtype, placement):
         _put(params, path, leaf)
@@ -102,9 +117,7 @@ def save(
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
-    content = {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype}
-    (out / "config.json.partial").write_text(json.dumps(content, indent=2) + "\n")
-    (out / "config.json.partial").rename(out / "config.json")
+    _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
 
 
 def fingerprint(folder: str) -> str:
@@ -202,6 +215,12 @@ def _write_index(out: Path, files: Mapping[str, list[PlannedTensor]]) -> None:
     total = sum(tensor.nbytes for content in files.values() for tensor in content)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_config(out: Path, content: Mapping[str, Any]) -> None:
+    partial = out / "config.json.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.rename(out / "config.json")
 
 
 def _copy_tokenizer(source: Path, out: Path) -> None:

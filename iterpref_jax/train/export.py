@@ -10,7 +10,8 @@ from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import merged, save_peft, trained_names
-from iterpref_jax.models.hf_config import inert_fields, read_raw
+from iterpref_jax.models.checkpoint_folder import gguf_file
+from iterpref_jax.models.hf_config import inert_fields
 from iterpref_jax.models.weights import weights
 from iterpref_jax.train.restore import restore_params, restore_trained, tokenizer_folder
 from iterpref_jax.train.run import Run
@@ -30,7 +31,7 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
     config, lora, untouched = run.decoder.config, run.decoder.lora, set()
     if lora.rank:
         params = merged(config, lora, params)
-        if run.model_folder and not dtype:
+        if run.model_folder and not dtype and not gguf_file(run.model_folder):
             everything = {name for weight in weights(config) for name in weight.names(config)}
             untouched = everything - trained_names(config, lora)
     hf_checkpoint.save(
@@ -73,7 +74,7 @@ def _check_out(run: Run, out: str) -> None:
 def _inert_fields(run: Run) -> dict[str, Any]:
     """What generation needs to know: from the model's own config.json, or for a model from scratch from its data."""
     if run.model_folder:
-        return inert_fields(read_raw(run.model_folder))
+        return inert_fields(hf_checkpoint.config_content(run.model_folder))
     tokenizer = load_tokenizer(str(run.dataset.tokenizer_path))
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return ids | {"max_position_embeddings": run.settings.rows.tokens}

@@ -35,7 +35,7 @@ from iterpref_jax.models.adapters import check_targets, load_base
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.decoder import Compute, Decoder
-from iterpref_jax.models.hf_config import from_hf, notices, read_config, read_raw, to_hf
+from iterpref_jax.models.hf_config import from_hf, notices, to_hf
 from iterpref_jax.models.lora import Lora, adapters_of, base_of, joined
 from iterpref_jax.models.transformer import Params, abstract_params, init_adapters, init_params
 from iterpref_jax.objectives.links import LINKS
@@ -279,8 +279,8 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     _check_focus(dataset, settings.objective)
     _check_sides(dataset, settings)
     folder = resolve(settings.model.path) if settings.model.path else ""
-    config = read_config(folder) if folder else _init_config(settings.model, dataset)
-    for notice in notices(read_raw(folder)) if folder and training else ():
+    config = hf_checkpoint.model_config(folder) if folder else _init_config(settings.model, dataset)
+    for notice in notices(hf_checkpoint.config_content(folder)) if folder and training else ():
         say(f"{settings.model.path}: {notice}")
     check_targets(config, settings.model.lora)
     if settings.objective.router_aux_loss_coef and not config.num_experts:
