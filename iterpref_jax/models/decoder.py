@@ -50,7 +50,6 @@ class LayerOutputs:
     """What the layers give besides the final states: a leading dim L on each, None where it was not asked for."""
 
     inputs: Any
-    kept: Any
     routing: Any
 
 
@@ -100,11 +99,11 @@ class Decoder:
             weights, kind = weights_and_kind
 
             def attend(query, key, value):
-                return jax.lax.switch(kind, sees, query, key, value), (key, value)
+                return jax.lax.switch(kind, sees, query, key, value), None
 
             one = nnx.merge(layer_graph, weights)
-            out, kept, routing = one(self.pin(x), cos[kind], sin[kind], attend, self.placement)
-            found = {"inputs": x, "kept": kept, "routing": routing}
+            out, _, routing = one(self.pin(x), cos[kind], sin[kind], attend, self.placement)
+            found = {"inputs": x, "routing": routing}
             return out, {name: value if wanted.get(name) else None for name, value in found.items()}
 
         if self.compute.remat != "none":

@@ -10,7 +10,6 @@ from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import merged, save_peft, trained_names
-from iterpref_jax.models.checkpoint_folder import gguf_file
 from iterpref_jax.models.hf_config import inert_fields
 from iterpref_jax.models.weights import weights
 from iterpref_jax.train.restore import restore_params, restore_trained, tokenizer_folder
@@ -31,7 +30,7 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
     config, lora, untouched = run.decoder.config, run.decoder.lora, set()
     if lora.rank:
         params = merged(config, lora, params)
-        if run.model_folder and not dtype and not gguf_file(run.model_folder):
+        if run.model_folder and not dtype:
             everything = {name for weight in weights(config) for name in weight.names(config)}
             untouched = everything - trained_names(config, lora)
     hf_checkpoint.save(
