@@ -6,6 +6,8 @@ Letters: R row, T token, D embed, V vocab, L layer, K key/value heads, H head di
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +20,13 @@ from iterpref_jax.models.config import LayerKind, ModelConfig
 from iterpref_jax.models.lora import NO_LORA, Lora
 from iterpref_jax.models.rope import rotary
 from iterpref_jax.models.transformer import Params, module_of
-from iterpref_jax.ops.linear_logp import softcapped
-from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, tree_attention
+from iterpref_jax.ops.linear_logp import HeadShards, Projection, softcapped
+from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, choose, tree_attention
 from iterpref_jax.parallel.rules import Placement
+
+# The size of a tile of logits: on a CPU it fits the cache of a core, elsewhere it fills the device.
+TILE_BYTES = {"cpu": 4 << 20}
+LARGE_TILE_BYTES = 128 << 20
 
 REMAT_POLICIES = {"none": None, "full": jax.checkpoint_policies.nothing_saveable}
 
@@ -32,8 +38,11 @@ class Compute:
     compute_dtype: str
     remat: str
     attention: str
+    logits_mb: int
 
     def __post_init__(self):
+        if self.logits_mb < 0:
+            raise UserError(f"model.compute.logits_mb must be at least 0, got {self.logits_mb}")
         if self.remat not in REMAT_POLICIES:
             hint = did_you_mean(self.remat, REMAT_POLICIES)
             raise UserError(f"model.compute.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}{hint}")
@@ -62,6 +71,10 @@ class Decoder:
     placement: Placement | None = None
     lora: Lora = NO_LORA
 
+    def __post_init__(self):
+        # Refused here, long before the first step is traced.
+        _ = self.attention
+
     def hidden(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
         """Returns the final hidden states [R, T, D] (after the last norm) in the compute dtype."""
         return self._run(params, tokens_RT, depth_RT, visible_until_RT)[0]
@@ -77,12 +90,29 @@ class Decoder:
         return jnp.concatenate([outputs.inputs, final[None]])
 
     def head(self, params: Params) -> jax.Array:
-        """Returns the vocabulary projection [V, D] in the compute dtype."""
-        return self._vocab_table(params["embedding"] if self.config.tie_word_embeddings else params["head"])
+        """Returns the vocabulary projection [V, D] as it is stored."""
+        return params["embedding"] if self.config.tie_word_embeddings else params["head"]
+
+    def projection(self, rows: int) -> Projection:
+        """Returns how `ops.linear_logp` computes the log-probs of this many rows."""
+        config, placement = self.config, self.placement
+        shards = placement and HeadShards(
+            mesh=placement.mesh,
+            rows=placement.axes("row", rows),
+            vocab=placement.axes("vocab", config.vocab_size),
+            embed=placement.axes("embed", config.hidden_size),
+        )
+        return Projection(
+            tile_bytes=TILE_BYTES.get(self.platform, LARGE_TILE_BYTES),
+            kept_bytes=self.compute.logits_mb << 20,
+            softcap=config.final_logit_softcapping,
+            shards=shards,
+        )
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] of all states [..., D]; training uses `ops.linear_logp` instead."""
-        logits = jnp.einsum("...d,vd->...v", hidden, self.head(params), preferred_element_type=jnp.float32)
+        table = self._vocab_table(self.head(params))
+        logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
         return softcapped(logits, self.config.final_logit_softcapping)
 
     def _run(self, params: Params, tokens_RT, depth_RT, visible_until_RT, **wanted: bool) -> tuple[jax.Array, Any]:
@@ -113,21 +143,26 @@ class Decoder:
 
     def tree_attention_in(self, window: int | None, visible_until_RT, depth_RT) -> Callable[..., jax.Array]:
         """Returns attention (query, key, value) -> attended over packed trees, as `Compute` wants it computed."""
-        implementation = None if self.compute.attention == "auto" else self.compute.attention
+        options = dict(scale=self.scale, window=window, implementation=self.attention, platform=self.platform)
+        attention = functools.partial(tree_attention, **options)
 
         def attend(query, key, value) -> jax.Array:
-            return tree_attention(
-                query,
-                key,
-                value,
-                visible_until_RT,
-                depth_RT,
-                scale=self.scale,
-                window=window,
-                implementation=implementation,
-            )
+            arrays = query, key, value, visible_until_RT, depth_RT
+            if self.placement is None or self.attention == "xla":
+                return attention(*arrays)
+            return _on_each_device(attention, self.placement, *arrays)
 
         return attend
+
+    @property
+    def attention(self) -> str:
+        """The implementation of tree attention."""
+        return choose(None if self.compute.attention == "auto" else self.compute.attention, self.platform)
+
+    @property
+    def platform(self) -> str:
+        """The platform of the devices that this is compiled for."""
+        return self.placement.platform if self.placement else jax.default_backend()
 
     @property
     def scale(self) -> float:
@@ -154,6 +189,17 @@ class Decoder:
         if self.placement is None:
             return x_RTD
         return self.placement.constrain(x_RTD, ("row", "token", "activation_embed"))
+
+
+def _on_each_device(attention: Callable[..., jax.Array], placement: Placement, query, key, value, until_RT, depth_RT):
+    """Runs attention once a device on its rows and heads: the partitioner cannot look into a kernel."""
+    # Query heads may split further than key/value heads do; each device then needs its own copy of the right one.
+    kv_heads = key.shape[2]
+    copies = math.lcm(kv_heads, placement.shards("heads", query.shape[2])) // kv_heads
+    key, value = (jnp.repeat(array, copies, axis=2) for array in (key, value))
+    dims = [("row", "token", heads, "head_dim") for heads in ("heads", "kv_heads", "kv_heads")]
+    dims += [("row", "token")] * 2
+    return placement.map_shards(attention, (query, key, value, until_RT, depth_RT), dims)
 
 
 def kinds_of_layers(config: ModelConfig) -> tuple[list[LayerKind], list[int]]:

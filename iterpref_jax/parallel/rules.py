@@ -28,6 +28,7 @@ SHARDING_RULES: dict[str, tuple[str, ...]] = {
     "token": (),
     "microbatch": (),
     "target": (),
+    "term": (),
     "pair": (),
 }
 
@@ -77,12 +78,38 @@ class Placement:
         out_spec = self.sharding(out_dims, arrays[0].shape).spec
         return jax.shard_map(on_device, mesh=self.mesh, in_specs=tuple(specs), out_specs=out_spec)(*arrays)
 
+    def map_shards(
+        self, function: Callable[..., jax.Array], arrays: Sequence[jax.Array], dims: Sequence[Sequence[str]]
+    ) -> jax.Array:
+        """Runs `function` once a device on its shards of `arrays`; the result has the shape and dims of the first.
+
+        Only dims that the function treats one by one (rows, heads) may be sharded.
+        """
+        specs = [self.sharding(names, array.shape).spec for names, array in zip(dims, arrays, strict=True)]
+        # Pallas kernels do not say over which axes their results vary, so that cannot be checked.
+        return jax.shard_map(function, mesh=self.mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False)(
+            *arrays
+        )
+
+    @property
+    def platform(self) -> str:
+        """The platform of the mesh's devices, which need not be this process's: a step can be compiled for others."""
+        return self.mesh.devices.flat[0].platform
+
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def row_shards(self) -> int:
         """The number of parts that rows are split into: rows a microbatch must be a multiple of it."""
         return self._size(SHARDING_RULES["row"])
+
+    def shards(self, dim: str, size: int) -> int:
+        """Returns the number of parts that a dim of this size is split into."""
+        return self._size(self.axes(dim, size))
+
+    def axes(self, dim: str, size: int) -> tuple[str, ...]:
+        """Returns the mesh axes that split a dim of this size."""
+        return self._axes(dim, size) or ()
 
     def _axes(self, dim: str, size: int) -> tuple[str, ...] | None:
         axes = SHARDING_RULES[dim]

@@ -15,17 +15,20 @@ from iterpref_jax.data.schema import common_prefix  # noqa: E402
 from iterpref_jax.objectives.preference import loss_and_metrics, normalisers  # noqa: E402
 from iterpref_jax.train.step import target_logps  # noqa: E402
 from tests.support import models  # noqa: E402
-from tests.support.examples import index_of, random_examples  # noqa: E402
+from tests.support.examples import index_of, random_examples, random_group  # noqa: E402
 from tests.support.model_configs import SHAPE, VARIANTS  # noqa: E402
 from tests.support.torch_models import by_hf_name, gradients_by_hf_name, ours, torch_model  # noqa: E402
 
 SEED = 1
 BETA, ALPHA = 0.1, 0.7
-EXAMPLES = random_examples(5, seed=9, vocab=SHAPE["vocab_size"], longest=20)
+EXAMPLES = [
+    *random_examples(5, seed=9, vocab=SHAPE["vocab_size"], longest=20),
+    *random_group(np.random.default_rng(9), 3, vocab=SHAPE["vocab_size"], longest=12),
+]
 OBJECTIVE = models.objective_settings("target_rpo", beta=BETA, alpha=ALPHA)
 WEIGHTING = models.weighting(OBJECTIVE)
-# One shape for both layouts: rows to spare, and columns and targets to spare in every row.
-ROWS, TOKENS, TARGETS, PAIRS = 5, 96, 100, 3
+# One shape for all layouts: rows to spare, and columns and targets to spare in every row.
+ROWS, TOKENS, TARGETS, TERMS, PAIRS = 8, 96, 100, 160, 3
 # Compiling their gradients takes a while, and what sets them apart has no gradient: rope, which layers slide.
 SLOW = (
     "llama", "qwen2", "llama_yarn", "llama_yarn_factor", "llama_yarn_old_context", "mistral_linear", "qwen2_yarn",
@@ -38,9 +41,12 @@ NOTHING = 1e-2
 
 
 def reference_logps(record, side):
-    """Reference log-probs are data: any numbers will do, if both sides have the same."""
-    rng = np.random.default_rng([record, side])
-    return rng.normal(-3, 1, len((EXAMPLES[record].chosen_ids, EXAMPLES[record].rejected_ids)[side])).astype(np.float32)
+    """Reference log-probs are data: any numbers will do, if equal beginnings have the same."""
+    example = EXAMPLES[record]
+    ids = np.concatenate([example.prompt_ids, (example.chosen_ids, example.rejected_ids)[side]])
+    return np.float32(
+        [np.sin(ids[: end + 1] @ np.arange(1, end + 2)) - 3 for end in range(len(example.prompt_ids), len(ids))]
+    )
 
 
 def masks(record):
@@ -58,11 +64,12 @@ def packed(layout):
     cost = costs(index_of(EXAMPLES), rows, WEIGHTING)
     held = best_fit(np.arange(len(EXAMPLES)), cost, resolve_caps(cost, rows))
     assert 1 < len(held) < ROWS, "some rows are packed and some are padding"
-    batch = empty_batch((ROWS,), TOKENS, TARGETS, PAIRS)
-    for row, records in enumerate(held):
-        trees = [lay_out(EXAMPLES[record], record, rows, WEIGHTING) for record in records]
-        place(batch, (row,), trees, [np.concatenate(kept_references(record)) for record in records])
-    return batch, held
+    batch = empty_batch((ROWS,), tokens=TOKENS, targets=TARGETS, terms=TERMS, pairs=PAIRS)
+    for row, trees in enumerate(held):
+        laid = [lay_out([EXAMPLES[record] for record in tree], tree, rows, WEIGHTING) for tree in trees]
+        refs = [np.concatenate([kept for record in tree for kept in kept_references(record)]) for tree in trees]
+        place(batch, (row,), laid, refs)
+    return batch, [[record for tree in trees for record in tree] for trees in held]
 
 
 def kept_references(record):
@@ -111,8 +118,8 @@ def program(name):
     decoder, _ = ours(name, SEED)
 
     def loss(params, micro):
-        logp_RG = target_logps(decoder, params, micro, logits_chunk=32)
-        norms = normalisers(OBJECTIVE, micro.pair_weight_RP, micro.nll_weight_RG)
+        logp_RG = target_logps(decoder, params, micro)
+        norms = normalisers(OBJECTIVE, micro.pair_weight_RP, micro.nll_weight_RE)
         return loss_and_metrics(OBJECTIVE, logp_RG, micro, 2 * PAIRS, norms)[0], logp_RG
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -126,7 +133,7 @@ def got(name, layout):
     found = {}
     for row, records in enumerate(held):
         sizes = [sum(mask.sum() for mask in masks(record)) for record in records]
-        parts = np.split(np.asarray(logps[row]), np.cumsum(sizes))
+        parts = np.split(np.asarray(logps[row])[batch.term_RE[row]], np.cumsum(sizes))
         found |= dict(zip(records, parts, strict=False))
     return [found[record] for record in range(len(EXAMPLES))], float(loss), by_hf_name(decoder, gradients)
 

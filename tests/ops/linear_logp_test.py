@@ -1,62 +1,122 @@
-"""Chunked log-probs against a full log-softmax: values, gradients, precision, memory."""
+"""Log-probs by blocks of the vocabulary against a full log-softmax: values, gradients, entropy, precision, memory."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
+from iterpref_jax.ops.linear_logp import HeadShards, Projection, block_size, gather_sources, linear_logp, softcapped
+from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
+from iterpref_jax.parallel.rules import Placement
+
+ROWS, TARGETS = 2, 11
 
 
-def inputs(rows=2, targets=11, embed=16, vocab=53, scale=1.0, dtype=jnp.float32):
+def projection(block=128, kept=0, **fields):
+    return Projection(tile_bytes=4 * ROWS * TARGETS * block, kept_bytes=kept, **fields)
+
+
+def inputs(rows=ROWS, targets=TARGETS, embed=16, vocab=300, scale=1.0, dtype=jnp.float32):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(rows, targets, embed)) * scale, dtype)
-    head = jnp.asarray(rng.normal(size=(vocab, embed)), dtype)
-    return hidden, head, jnp.asarray(rng.integers(0, vocab, (rows, targets)))
+    table = jnp.asarray(rng.normal(size=(vocab, embed)), dtype)
+    return hidden, table, jnp.asarray(rng.integers(0, vocab, (rows, targets)))
 
 
-def dense(hidden, head, target):
-    logp = jax.nn.log_softmax(hidden.astype(jnp.float32) @ head.astype(jnp.float32).T)
-    return jnp.take_along_axis(logp, target[..., None], -1)[..., 0]
+def dense(hidden, table, target, softcap=None):
+    logps = jax.nn.log_softmax(softcapped(hidden.astype(jnp.float32) @ table.astype(jnp.float32).T, softcap))
+    return jnp.take_along_axis(logps, target[..., None], -1)[..., 0], -(jnp.exp(logps) * logps).sum(-1)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 11, 64])
-def test_values_and_gradients_equal_the_dense_form_for_any_chunk(chunk):
-    hidden, head, target = inputs()
+def assert_equal_values_and_gradients(how, hidden, table, target, softcap=None):
     weight = jnp.asarray(np.random.default_rng(1).normal(size=target.shape), jnp.float32)
 
-    def loss(log_probs, hidden, head):
-        return (weight * log_probs(hidden, head, target)).sum()
+    def loss(form, hidden, table):
+        logp, entropy = form(hidden, table, target)
+        return (weight * logp).sum(), entropy
 
-    ours = jax.value_and_grad(lambda *a: loss(lambda *b: linear_logp(*b, chunk=chunk), *a), argnums=(0, 1))
-    theirs = jax.value_and_grad(lambda *a: loss(dense, *a), argnums=(0, 1))
-    for got, expected in zip(
-        jax.tree.leaves(jax.jit(ours)(hidden, head)), jax.tree.leaves(theirs(hidden, head)), strict=True
-    ):
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    ours = functools.partial(loss, lambda *arrays: linear_logp(*arrays, how))
+    theirs = functools.partial(loss, lambda *arrays: dense(*arrays, softcap))
+    got, expected = (
+        jax.jit(jax.value_and_grad(form, argnums=(0, 1), has_aux=True))(hidden, table) for form in (ours, theirs)
+    )
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocab", [53, 128, 300, 512])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_values_entropies_and_gradients_equal_the_dense_form(vocab, kept, softcap):
+    how = projection(kept=kept, softcap=softcap)
+    assert_equal_values_and_gradients(how, *inputs(vocab=vocab), softcap)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 4, 2), (1, 2, 4), (8, 1, 1)])
+@pytest.mark.parametrize("embed", [16, 18])
+def test_every_mesh_equals_the_dense_form(sizes, kept, embed):
+    placement = Placement(make_mesh(MeshSettings(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))))
+    hidden, table, target = inputs(rows=8, embed=embed, vocab=600)
+    dims = dict(row=8, vocab=600, embed=embed)
+    rows, vocab, embeds = (placement.axes(dim, size) for dim, size in dims.items())
+    shards = HeadShards(placement.mesh, rows, vocab, embeds)
+    hidden = jax.device_put(hidden, placement.sharding(("row", "target", "activation_embed"), hidden.shape))
+    table = jax.device_put(table, placement.sharding(("vocab", "embed"), table.shape))
+    assert_equal_values_and_gradients(projection(kept=kept, shards=shards), hidden, table, target)
+
+
+def test_a_sharded_table_is_never_gathered_whole():
+    placement = Placement(make_mesh(MeshSettings(data=1, fsdp=4, tensor=2)))
+    hidden, table, target = inputs(rows=8, targets=4, embed=64, vocab=8192)
+    shards = HeadShards(placement.mesh, ("data", "fsdp"), ("tensor",), ("fsdp",))
+    dims = ("row", "target", "activation_embed"), ("vocab", "embed")
+    placed = [jax.device_put(x, placement.sharding(d, x.shape)) for x, d in zip((hidden, table), dims, strict=True)]
+    how = Projection(tile_bytes=4 * 8 * 128, kept_bytes=0, shards=shards)
+    grad = jax.jit(jax.grad(lambda h, w: linear_logp(h, w, target, how)[0].sum(), argnums=(0, 1)))
+    memory = grad.lower(*placed).compile().memory_analysis()
+    # A device holds its eighth of the gradient twice over, and blocks; its half of the vocabulary would be 1 MiB more.
+    assert memory.temp_size_in_bytes < 8192 * 64 * 4 / 2
 
 
 def test_huge_logits_stay_finite():
-    hidden, head, target = inputs(scale=1e4)
-    assert np.isfinite(linear_logp(hidden, head, target, chunk=4)).all()
+    hidden, table, target = inputs(scale=1e4)
+    assert np.isfinite(jnp.stack(linear_logp(hidden, table, target, projection()))).all()
+
+
+def test_a_table_that_is_not_trained_costs_no_gradient():
+    hidden, table, target = inputs(vocab=100_000)
+    how = projection()
+    grad = jax.jit(jax.grad(lambda h: linear_logp(h, table, target, how)[0].sum()))
+    assert grad.lower(hidden).compile().memory_analysis().temp_size_in_bytes < table.nbytes / 4
 
 
 def test_bfloat16_inputs_give_float32_sums():
-    hidden, head, target = inputs(embed=256, dtype=jnp.bfloat16)
-    got = linear_logp(hidden, head, target, chunk=4)
+    hidden, table, target = inputs(embed=256, dtype=jnp.bfloat16)
+    got, _ = linear_logp(hidden, table, target, projection())
     assert got.dtype == jnp.float32
     # Only the inputs are rounded: against float64 on the same bf16 numbers the error is float32's.
-    exact = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64).T
+    exact = np.asarray(hidden, np.float64) @ np.asarray(table, np.float64).T
     exact -= np.log(np.exp(exact - exact.max(-1, keepdims=True)).sum(-1, keepdims=True)) + exact.max(-1, keepdims=True)
     np.testing.assert_allclose(got, np.take_along_axis(exact, np.asarray(target)[..., None], -1)[..., 0], atol=2e-4)
 
 
 def test_no_array_of_all_logits_exists():
-    hidden, head, target = inputs(rows=1, targets=4096, vocab=8192)
-    grad = jax.jit(jax.grad(lambda h, w: linear_logp(h, w, target, chunk=64).sum(), argnums=(0, 1)))
-    memory = grad.lower(hidden, head).compile().memory_analysis()
+    hidden, table, target = inputs(rows=1, targets=4096, vocab=8192)
+    how = Projection(tile_bytes=4 * 4096 * 256, kept_bytes=0)
+    grad = jax.jit(jax.grad(lambda h, w: linear_logp(h, w, target, how)[0].sum(), argnums=(0, 1)))
+    memory = grad.lower(hidden, table).compile().memory_analysis()
     all_logits = 4096 * 8192 * 4
-    assert memory.temp_size_in_bytes < all_logits / 8
+    assert memory.temp_size_in_bytes < all_logits / 4
+
+
+def test_a_block_is_a_power_of_two_that_fits_the_tile():
+    assert block_size(4 << 20, 512, 151_936) == 2048
+    assert block_size(4 << 20, 500, 151_936) == 2048
+    assert block_size(1, 512, 151_936) == 128
+    assert block_size(4 << 20, 512, 1000) == 1000
 
 
 def test_gather_takes_the_source_columns():

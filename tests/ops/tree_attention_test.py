@@ -6,28 +6,8 @@ import numpy as np
 import pytest
 
 from iterpref_jax.errors import UserError
-from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, tree_attention
-
-
-def random_forest(rng, tokens):
-    """Random visible_until and depth of trees in preorder, with padding at the end."""
-    parent, until, depth = [], np.zeros(tokens, np.int32), np.zeros(tokens, np.int32)
-    used = tokens - int(rng.integers(0, 5))
-    for column in range(used):
-        # In preorder a new column hangs below the last one or one of its ancestors; sometimes a new tree starts.
-        chain, node = [], column - 1
-        while node >= 0:
-            chain.append(node)
-            node = parent[node]
-        above = -1 if not chain or rng.random() < 0.05 else chain[0 if rng.random() < 0.8 else rng.integers(len(chain))]
-        parent.append(above)
-        depth[column] = 0 if above < 0 else depth[above] + 1
-    for column in range(used):
-        node = column
-        while node >= 0:
-            until[node] = column + 1
-            node = parent[node]
-    return until, depth, parent
+from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, choose, tree_attention
+from tests.support.forests import random_forest
 
 
 def branch_attention(query, key, value, parent, depth, scale, window):
@@ -55,7 +35,7 @@ def test_every_query_attends_to_its_branch_alone(implementation, tokens, heads, 
     until, depth = (np.stack([forest[i] for forest in forests]) for i in (0, 1))
     query = rng.normal(size=(2, tokens, heads, 8)).astype(np.float32)
     key, value = (rng.normal(size=(2, tokens, kv_heads, 8)).astype(np.float32) for _ in range(2))
-    options = dict(scale=0.3, window=window, implementation=implementation)
+    options = dict(scale=0.3, window=window, implementation=implementation, interpret=True)
     got = np.asarray(jax.jit(lambda *a: tree_attention(*a, **options))(query, key, value, until, depth))
     for row, (_, _, parent) in enumerate(forests):
         expected = branch_attention(query[row], key[row], value[row], parent, depth[row], 0.3, window)
@@ -89,3 +69,18 @@ def test_an_unknown_implementation_is_refused():
     x = jnp.ones((1, 2, 2, 4))
     with pytest.raises(UserError, match="did you mean 'xla'"):
         tree_attention(x, x, x, jnp.full((1, 2), 2), jnp.zeros((1, 2), int), scale=1.0, implementation="xlaa")
+
+
+@pytest.mark.parametrize(("platform", "best"), [("cpu", "cpu"), ("tpu", "tpu"), ("gpu", "gpu"), ("cuda", "gpu")])
+def test_the_best_implementation_is_that_of_the_platform(platform, best):
+    assert choose(None, platform) == choose(best, platform) == best
+    assert choose("xla", platform) == "xla", "the plain form runs everywhere"
+
+
+@pytest.mark.parametrize(
+    ("implementation", "platform"), [("tpu", "cpu"), ("tpu", "gpu"), ("gpu", "tpu"), ("cpu", "tpu")]
+)
+def test_a_kernel_of_another_platform_is_refused_unless_it_is_interpreted(implementation, platform):
+    with pytest.raises(UserError, match=f"'{implementation}' does not run on platform '{platform}'"):
+        choose(implementation, platform)
+    assert choose(implementation, platform, interpret=True) == implementation

@@ -22,6 +22,32 @@ def random_example(rng, vocab=97, longest=24):
     )
 
 
+def random_group(rng, pairs, vocab=97, longest=24):
+    """Pairs with one prompt and one chosen side; versions that equal, begin or leave the ones before them anywhere."""
+    first = random_example(rng, vocab, longest)
+    versions = [first.chosen_ids]
+    for _ in range(pairs):
+        known = versions[rng.integers(len(versions))]
+        tail = rng.integers(0, vocab, rng.integers(1, longest)).astype(np.int32)
+        kind, cut = rng.integers(4), rng.integers(0, len(known))
+        versions.append((known, known[: cut + 1], np.concatenate([known, tail]), np.append(known[:cut], tail))[kind])
+    return [
+        first._replace(
+            pair_id=f"{first.pair_id}#v{number}",
+            rejected_ids=ids,
+            chosen_focus=(rng.random(len(versions[0])) < 0.3).astype(np.uint8),
+            rejected_focus=((rng.random(len(ids)) < 0.3) & (rng.random() < 0.8)).astype(np.uint8),
+        )
+        for number, ids in enumerate(versions[1:])
+    ]
+
+
+def random_groups(n, seed=0, most=4, **kwargs):
+    """Examples in groups of 1 to `most` pairs, one group behind the other."""
+    rng = np.random.default_rng(seed)
+    return [example for _ in range(n) for example in random_group(rng, rng.integers(1, most + 1), **kwargs)]
+
+
 def random_examples(n, seed=0, **kwargs):
     rng = np.random.default_rng(seed)
     return [random_example(rng, **kwargs) for _ in range(n)]
@@ -29,4 +55,5 @@ def random_examples(n, seed=0, **kwargs):
 
 def index_of(examples):
     place = {"shard": 0, "offset": 0, "length": 0, "crc": 0}
-    return make_index([place | counts(example) for example in examples])
+    pairs = zip(examples, [None, *examples][:-1], strict=True)
+    return make_index([place | counts(example, previous) for example, previous in pairs])

@@ -1,5 +1,6 @@
 """A tiny decoder, rows of random pairs, and the loss over them, for the acceptance tests."""
 
+import dataclasses
 import functools
 import math
 
@@ -17,7 +18,7 @@ from iterpref_jax.objectives.preference import ObjectiveSettings, normalisers
 from iterpref_jax.train import step as train_step
 from tests.support.examples import index_of
 
-COMPUTE = Compute(compute_dtype="float32", remat="full", attention="xla")
+COMPUTE = Compute(compute_dtype="float32", remat="full", attention="xla", logits_mb=0)
 
 
 def model_config(**fields):
@@ -37,7 +38,7 @@ def tiny(seed=0, **fields):
 
 
 # Equal shapes for all layouts and recipes: one compilation an objective instead of one a case.
-TARGETS, PAIRS, MICROBATCHES = 160, 6, 9
+TARGETS, TERMS, PAIRS, MICROBATCHES = 160, 320, 6, 9
 
 
 def row_settings(layout="shared", truncate=True, tokens=160, rows_per_microbatch=1):
@@ -68,28 +69,31 @@ def weighting(objective, seed=3):
 
 
 def make_batch(examples, rows, objective, order=None, reference=None):
-    """Packs the examples into one batch [A, R, ...]; returns it and the records of every row."""
+    """Packs the examples into one batch [A, R, ...]; returns it and the trees of every row.
+
+    `reference` holds the log-probs of every record's terms.
+    """
     cost = costs(index_of(examples), rows, weighting(objective))
-    caps = resolve_caps(cost, rows)
+    caps = dataclasses.replace(resolve_caps(cost, rows), terms=TERMS)
     order = np.arange(len(examples)) if order is None else np.asarray(order)
     packed = best_fit(order, cost, caps)
     micro = rows.rows_per_microbatch
     assert math.ceil(len(packed) / micro) <= MICROBATCHES
-    batch = empty_batch((MICROBATCHES, micro), caps.tokens, caps.targets, caps.pairs)
-    for number, records in enumerate(packed):
-        trees = [lay_out(examples[record], record, rows, weighting(objective)) for record in records]
-        refs = [None if reference is None else reference[record] for record in records]
-        place(batch, divmod(number, micro), trees, refs)
+    batch = empty_batch((MICROBATCHES, micro), **dataclasses.asdict(caps))
+    for number, trees in enumerate(packed):
+        laid = [lay_out([examples[record] for record in tree], tree, rows, weighting(objective)) for tree in trees]
+        refs = [None if reference is None else np.concatenate([reference[record] for record in tree]) for tree in trees]
+        place(batch, divmod(number, micro), laid, refs)
     return batch, packed
 
 
 @functools.cache
 def _loss_and_grads(decoder, objective):
-    grad = jax.value_and_grad(train_step.make_loss(decoder, objective, 32), has_aux=True)
+    grad = jax.value_and_grad(train_step.make_loss(decoder, objective), has_aux=True)
 
     @jax.jit
     def run(params, batch):
-        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RG)
+        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RE)
         return train_step._accumulate(lambda micro: grad(params, micro, norms), batch)
 
     return run
@@ -103,18 +107,19 @@ def loss_and_grads(decoder, params, batch, objective):
 
 @functools.cache
 def _score(decoder):
-    return jax.jit(train_step.make_score_step(decoder, logits_chunk=32))
+    return jax.jit(train_step.make_score_step(decoder))
 
 
 def per_pair_logps(decoder, params, examples, rows, objective, order=None):
-    """Every record's target log-probs, through the packed rows: a list of arrays in record order."""
+    """The log-probs of every record's terms, through the packed rows: a list of arrays in record order."""
     batch, packed = make_batch(examples, rows, objective, order)
-    logps = np.asarray(_score(decoder)(params, batch))
+    logps, sizes = (
+        np.asarray(_score(decoder)(params, batch)),
+        costs(index_of(examples), rows, weighting(objective)).terms,
+    )
     found = {}
-    for number, records in enumerate(packed):
-        start = 0
-        for record in records:
-            tree = lay_out(examples[record], record, rows, weighting(objective))
-            found[record] = logps[divmod(number, rows.rows_per_microbatch)][start : start + len(tree.target)]
-            start += len(tree.target)
+    for number, trees in enumerate(packed):
+        row, records = divmod(number, rows.rows_per_microbatch), [record for tree in trees for record in tree]
+        parts = np.split(logps[row][batch.term_RE[row]], np.cumsum(sizes[records]))
+        found |= dict(zip(records, parts, strict=False))
     return [found[record] for record in sorted(found)]

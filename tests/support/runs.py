@@ -37,7 +37,7 @@ def overrides(dataset: Path, **changes) -> list[str]:
         "train.steps": 6,
         "train.checkpoint_every": 2,
         "reference.pairs_per_part": 8,
-        "model.logits_chunk": 64,
+        "model.compute.logits_mb": 64,
     }
     return [f"--config.{name}={value}" for name, value in (values | changes).items()]
 
@@ -65,7 +65,10 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def numbers(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl without the ones that depend on the clock."""
+    """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clock = ("pairs_per_second", "tokens_per_second", "mfu")
-    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+    clock = ("pairs_per_second", "rows_per_second", "tokens_per_second", "mfu")
+    clock += ("step_s", "input_wait_s", "input_wait_fraction")
+    return [
+        {key: value for key, value in line.items() if key not in clock} for line in lines if line["split"] != "start"
+    ]
