@@ -56,7 +56,7 @@ def _write_split(
     tools: chunks.Tools, folder: pathlib.Path, split: str, markers: list[dict[str, Any]]
 ) -> dict[str, Any]:
     numbers = [number for number, marker in enumerate(markers) if split in marker["splits"]]
-    index = _joined([schema.load_index(chunks.index_path(tools.folder, n, split)) for n in numbers], tools.settings)
+    index = _joined(chunks.load_indexes(tools.folder, numbers, split), tools.settings)
     sizes = np.bincount(index.shard, weights=index.length + tfrecord.FRAME_BYTES).astype(np.int64)
     stream = _blocks([chunks.records_path(tools.folder, n, split) for n in numbers])
     _write_shards([folder / schema.shard_name(split, i, len(sizes)) for i in range(len(sizes))], sizes, stream)

@@ -1,7 +1,10 @@
-"""The contract between data and step: fixed-shape rows of packed trees, and the list of targets that carry loss.
+"""The contract between data and step: fixed-shape rows of packed trees, the targets to score, and what uses them.
 
-Letters: R row, T token, G gathered target, C completion slot, P pair. A pipeline's batch has one more leading dim, the
-microbatch. Nothing after this contract knows which layout, recipe or packing made a row.
+Letters: R row, T token, G gathered target, E term, C completion slot, P pair. A pipeline's batch has one more leading
+dim, the microbatch. Nothing after this contract knows which layout, recipe or packing made a row.
+
+A target is scored once, whoever uses it: a *term* is one target's part in the sums of one completion. Both sides of a
+pair may weigh a token that they share, and pairs with one chosen side weigh the same tokens of it.
 """
 
 from __future__ import annotations
@@ -21,23 +24,26 @@ class RowBatch(NamedTuple):
     )
     source_RG: Any  # int32, column whose hidden state predicts the target
     target_RG: Any  # int32, token id to score
-    slot_RG: Any  # int32, completion slot of the target within the row
-    weight_RG: Any  # float32, weight in its completion's log-ratio sum; 0 in padding
-    nll_weight_RG: Any  # float32, weight in the NLL term; 0 outside chosen completions
     ref_logp_RG: Any  # float32, cached reference log-prob of the target
-    part_RG: Any  # int32, where the target lies in its completion (`objectives.weights.PARTS`); metrics only
+    term_RE: Any  # int32, the target that the term uses
+    slot_RE: Any  # int32, completion slot of the term within the row
+    weight_RE: Any  # float32, weight of the target in its completion's log-ratio sum; 0 in padding
+    nll_weight_RE: Any  # float32, weight of the target in the NLL term; 0 outside chosen completions
+    part_RE: Any  # int32, where the target lies in its completion (`objectives.weights.PARTS`); metrics only
     pair_chosen_RP: Any  # int32, slot of each pair's chosen completion
     pair_rejected_RP: Any  # int32, slot of each pair's rejected completion
     pair_weight_RP: Any  # float32, 0 = no pair
 
 
-DTYPES = RowBatch._make(["int32"] * 6 + ["float32"] * 3 + ["int32"] * 3 + ["float32"])
+DTYPES = RowBatch._make(
+    ["int32"] * 5 + ["float32"] + ["int32"] * 2 + ["float32"] * 2 + ["int32"] + ["int32"] * 2 + ["float32"]
+)
 
 # The names of the dims behind the microbatch dim, for the sharding rules.
-DIMS = RowBatch._make([("row", "token")] * 3 + [("row", "target")] * 7 + [("row", "pair")] * 3)
+DIMS = RowBatch._make([("row", "token")] * 3 + [("row", "target")] * 3 + [("row", "term")] * 5 + [("row", "pair")] * 3)
 
 
-def empty_batch(leading: tuple[int, ...], tokens: int, targets: int, pairs: int) -> RowBatch:
+def empty_batch(leading: tuple[int, ...], *, tokens: int, targets: int, terms: int, pairs: int) -> RowBatch:
     """Returns a batch of padding with the given leading dims (microbatch, row)."""
-    sizes = {"token": tokens, "target": targets, "pair": pairs}
+    sizes = {"token": tokens, "target": targets, "term": terms, "pair": pairs}
     return RowBatch(*(np.zeros((*leading, sizes[dims[1]]), dtype) for dims, dtype in zip(DIMS, DTYPES, strict=True)))

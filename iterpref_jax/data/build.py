@@ -183,12 +183,17 @@ def _count_pairs(inputs: list[str], settings: BuildSettings, skipped: collection
 
 def _items(inputs: list[str], tools: chunks.Tools) -> Iterator[chunks.Item]:
     seen: set[bytes] = set()
-    normalize = tools.encoder.normalize
     for pair in _pairs(inputs, tools.settings, collections.Counter()):
-        pair = dataclasses.replace(pair, chosen=normalize(pair.chosen), rejected=normalize(pair.rejected))
+        pair = _normalized(pair, tools.encoder)
         key = filters.pair_key(pair)
         yield chunks.Item(pair, key in seen)
         seen.add(key)
+
+
+def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
+    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
+    unchanged = chosen is pair.chosen and rejected is pair.rejected
+    return pair if unchanged else dataclasses.replace(pair, chosen=chosen, rejected=rejected)
 
 
 def _make_chunks(tools: chunks.Tools, items: Iterator[chunks.Item], total: int) -> None:

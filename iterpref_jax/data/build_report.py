@@ -21,6 +21,8 @@ LAYOUTS = (
     ("separate+truncate", "separate", True),
     ("shared", "shared", False),
     ("shared+truncate", "shared", True),
+    ("tree", "tree", False),
+    ("tree+truncate", "tree", True),
 )
 
 
@@ -63,13 +65,13 @@ def make(metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> dict[str
 
 
 def layout_tokens(index: schema.Index) -> dict[str, int]:
-    """Returns the columns that all pairs take in every layout, for weights on all of chosen and the rejected focus."""
+    """Returns the columns that all pairs take in every layout (trees: at most), by the weights of `target_dpo`."""
     weighting = layout.Weighting(recipe=find_recipe("target_dpo"), seed=0, nll_norm="sum")
     totals = {}
     for name, kind, truncate in LAYOUTS:
         # The caps do not enter a pair's cost.
         rows = layout.RowSettings(layout=kind, truncate=truncate, tokens=1, targets=0, pairs=0, rows_per_microbatch=1)
-        totals[name] = int(layout.costs(index, rows, weighting).tokens.sum())
+        totals[name] = int(layout.costs(index, rows, weighting).whole_groups()[0].sum())
     return totals
 
 

@@ -7,7 +7,9 @@ step, so a chunk is whole or does not count, whenever the process dies.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -113,6 +115,21 @@ def index_path(folder: pathlib.Path, number: int, split: str) -> pathlib.Path:
     return folder / f"{number:05d}-{split}.npz"
 
 
+def load_indexes(folder: pathlib.Path, numbers: Sequence[int], split: str) -> list[schema.Index]:
+    """Returns the indexes of chunks that follow each other: a group of pairs may go on from one to the next."""
+    parts = [schema.load_index(index_path(folder, number, split)) for number in numbers]
+    records = [records_path(folder, number, split) for number in numbers]
+    for (before, before_path), (part, path) in itertools.pairwise(zip(parts, records, strict=True)):
+        part.previous_len[0] = schema.previous_len(_record(part, path, 0), _record(before, before_path, -1))
+    return parts
+
+
+def _record(index: schema.Index, path: pathlib.Path, number: int) -> schema.Example:
+    offset, length, crc = (int(column[number]) for column in (index.offset, index.length, index.crc))
+    with contextlib.closing(tfrecord.RecordFile(path)) as file:
+        return schema.deserialize(file.read(offset, length, crc=crc))
+
+
 def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[str]) -> Iterator[schema.Example]:
     kept = []
     for item in items:
@@ -151,9 +168,11 @@ def _token_rule(example: schema.Example, settings: BuildSettings) -> str | None:
 def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[schema.Example]) -> dict[str, Any]:
     payloads = [schema.serialize(example) for example in examples]
     offsets, lengths = tfrecord.write_records(records_path(folder, number, split), payloads)
+    places = zip(offsets, lengths, payloads, strict=True)
     rows = [
-        {"shard": 0, "offset": offset, "length": length, "crc": tfrecord.masked_crc(payload)} | schema.counts(example)
-        for offset, length, payload, example in zip(offsets, lengths, payloads, examples, strict=True)
+        {"shard": 0, "offset": offset, "length": length, "crc": tfrecord.masked_crc(payload)}
+        | schema.counts(example, before)
+        for (offset, length, payload), example, before in zip(places, examples, [None, *examples][:-1], strict=True)
     ]
     schema.make_index(rows).save(index_path(folder, number, split))
     return {

@@ -19,10 +19,11 @@ from iterpref_jax.objectives.weights import mix64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Caps:
-    """The resolved shape of a row: T tokens, G targets, P pairs."""
+    """The resolved shape of a row: T tokens, G targets, E terms, P pairs."""
 
     tokens: int
     targets: int
+    terms: int
     pairs: int
 
 
@@ -32,14 +33,15 @@ def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
     Raises:
         UserError: pairs that do not fit an empty row, with their number and the size that would hold them.
     """
-    mean_tokens = max(1.0, float(costs.tokens.mean()))
-    per_token = float(costs.targets.sum()) / max(1, int(costs.tokens.sum()))
-    # A quarter above the mean density, rounded to whole lanes: rows rarely fill up on targets first.
-    targets = max(math.ceil(1.25 * per_token * rows.tokens / 64) * 64, int(costs.targets.max()))
+    tokens, targets = (max(1, int(column.sum())) for column in costs.whole_groups())
+    # A quarter above the mean density: rows rarely fill up on targets first, each of which is a row of logits.
+    most_targets = rows.targets or _lanes(1.25 * rows.tokens * targets / tokens, costs.targets)
     caps = Caps(
         tokens=rows.tokens,
-        targets=rows.targets or targets,
-        pairs=rows.pairs or math.ceil(2 * rows.tokens / mean_tokens),
+        targets=most_targets,
+        # Terms cost next to nothing.
+        terms=_lanes(2.0 * most_targets * int(costs.terms.sum()) / targets, costs.terms),
+        pairs=rows.pairs or math.ceil(2 * rows.tokens * len(costs.tokens) / tokens),
     )
     for name, cost, cap in (("tokens", costs.tokens, caps.tokens), ("targets", costs.targets, caps.targets)):
         too_big = int((cost > cap).sum())
@@ -52,35 +54,68 @@ def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
     return caps
 
 
-def best_fit(records: np.ndarray, costs: Costs, caps: Caps) -> list[list[int]]:
-    """Packs records into rows: largest first, each into the fullest row that still holds it (ties: the first row).
+def _lanes(wanted: float, each: np.ndarray) -> int:
+    """Rounds up to whole lanes, and to what the largest pair needs."""
+    return max(math.ceil(wanted / 64) * 64, int(each.max()))
 
-    >>> costs = Costs(np.array([5, 9, 4, 1]), np.array([1, 1, 1, 1]), np.array([1, 1, 1, 1]))
-    >>> best_fit(np.arange(4), costs, Caps(tokens=10, targets=9, pairs=9))
-    [[1, 3], [0, 2]]
+
+Row = list[tuple[int, ...]]
+
+
+def best_fit(records: np.ndarray, costs: Costs, caps: Caps) -> list[Row]:
+    """Packs records into rows of trees: largest first, each into the fullest row that still holds it (or the first).
+
+    Records of one group that follow each other form a tree, as long as it fits an empty row.
+
+    >>> ones = np.ones(4, int)
+    >>> costs = Costs(np.array([5, 9, 4, 1]), ones, np.array([5, 9, 4, 1]), ones, ones, ones, np.arange(4))
+    >>> best_fit(np.arange(4), costs, Caps(tokens=10, targets=9, terms=9, pairs=9))
+    [[(1,), (3,)], [(0,), (2,)]]
     """
-    rows: list[list[int]] = []
-    left = np.empty((len(records), 3), np.int64)
-    for record in records[np.argsort(-costs.tokens[records], kind="stable")]:
-        need = np.array([costs.tokens[record], costs.targets[record], 1])
-        fits = np.flatnonzero((left[: len(rows)] >= need).all(axis=1))
+    limits = np.array(dataclasses.astuple(caps))
+    trees, needs = _trees(records, costs, limits)
+    rows: list[Row] = []
+    left = np.empty((len(trees), len(limits)), np.int64)
+    for number in np.argsort(-needs[:, 0], kind="stable"):
+        fits = np.flatnonzero((left[: len(rows)] >= needs[number]).all(axis=1))
         if fits.size:
             row = fits[np.argmin(left[fits, 0])]
         else:
             row = len(rows)
-            left[row] = (caps.tokens, caps.targets, caps.pairs)
+            left[row] = limits
             rows.append([])
-        rows[row].append(int(record))
-        left[row] -= need
+        rows[row].append(trees[number])
+        left[row] -= needs[number]
     return rows
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+def _trees(records: np.ndarray, costs: Costs, limits: np.ndarray) -> tuple[Row, np.ndarray]:
+    """Returns the trees that the records form in their order, and what each needs of the caps, [trees, caps]."""
+    ones = np.ones(len(records), np.int64)
+    alone = np.stack([costs.tokens[records], costs.targets[records], costs.terms[records], ones], axis=1)
+    joined = alone.copy()
+    joined[:, :2] = np.stack([costs.joined_tokens[records], costs.joined_targets[records]], axis=1)
+    follows = (np.diff(records, prepend=-2) == 1) & (np.diff(costs.group[records], prepend=-1) == 0)
+    trees: list[list[int]] = []
+    needs: list[np.ndarray] = []
+    for place, record in enumerate(records.tolist()):
+        if follows[place] and (needs[-1] + joined[place] <= limits).all():
+            trees[-1].append(record)
+            needs[-1] = needs[-1] + joined[place]
+        else:
+            trees.append([record])
+            needs.append(alone[place])
+    return [tuple(tree) for tree in trees], np.stack(needs)
+
+
+# Equal only to itself: its arrays have no hash, and the order of an epoch is remembered per plan.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """Batches of exactly `pairs_per_step` pairs, packed into rows of `caps`.
 
-    With a `seed` the pairs are shuffled anew every epoch and the stream of epochs has no seam (a step may hold the end
-    of one and the start of the next). Without one (None) they come once, in order, and the last step may be smaller.
+    With a `seed` the groups of pairs are shuffled anew every epoch, and the stream of epochs has no seam (a step may
+    hold the end of one and the start of the next, and a group that the step's end cuts goes on in the next step).
+    Without one (None) the pairs come once, in order, and the last step may be smaller.
     """
 
     costs: Costs
@@ -100,17 +135,21 @@ class Plan:
         if self.seed is None:
             return stream[stream < self.pairs]
         epochs, places = np.divmod(stream, self.pairs)
-        return np.concatenate([_order(self.seed, int(e), self.pairs)[places[epochs == e]] for e in np.unique(epochs)])
+        return np.concatenate([_epoch(self, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
-    def rows(self, step: int) -> list[list[int]]:
-        """Returns the records of every row of one step."""
+    def rows(self, step: int) -> list[Row]:
+        """Returns every row of one step: its trees, each the records that it holds."""
         return best_fit(self.records(step), self.costs, self.caps)
 
     @functools.cached_property
+    def most_rows(self) -> int:
+        """The most rows that any step needs."""
+        return max(len(self.rows(step)) for step in range(self.steps))
+
+    @property
     def microbatches(self) -> int:
         """The most microbatches that any step needs: the leading dim of every batch."""
-        most = max(len(self.rows(step)) for step in range(self.steps))
-        return math.ceil(most / self.rows_per_microbatch)
+        return math.ceil(self.most_rows / self.rows_per_microbatch)
 
 
 def training_plan(costs: Costs, rows: RowSettings, *, global_batch: int, epochs: float, steps: int, seed: int) -> Plan:
@@ -145,7 +184,16 @@ def pass_plan(costs: Costs, rows: RowSettings, *, pairs_per_step: int) -> Plan:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, pairs: int) -> np.ndarray:
+def _epoch(plan: Plan, epoch: int) -> np.ndarray:
+    """The records of one epoch: groups in a random order, the records of each in theirs."""
+    assert plan.seed is not None
+    order = _order(plan.seed, epoch, int(plan.costs.group[-1]) + 1)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return np.argsort(rank[plan.costs.group], kind="stable")
+
+
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     """A shuffle made of hashes, so that no NumPy version can change the order of a resumed run."""
-    keys = mix64(np.arange(pairs, dtype=np.uint64) + mix64(np.uint64(seed) + mix64(np.uint64(epoch))))
+    keys = mix64(np.arange(count, dtype=np.uint64) + mix64(np.uint64(seed) + mix64(np.uint64(epoch))))
     return np.argsort(keys, kind="stable")

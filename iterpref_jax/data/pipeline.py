@@ -67,15 +67,17 @@ class StepSource:
         return self.plan.steps
 
     def __getitem__(self, step: int) -> RowBatch:
-        caps, local = self.plan.caps, self.rows.rows_per_microbatch // self.hosts
-        batch = empty_batch((self.plan.microbatches, local), caps.tokens, caps.targets, caps.pairs)
-        for number, records in enumerate(self.plan.rows(step)):
+        local = self.rows.rows_per_microbatch // self.hosts
+        batch = empty_batch((self.plan.microbatches, local), **dataclasses.asdict(self.plan.caps))
+        for number, trees in enumerate(self.plan.rows(step)):
             microbatch, row = divmod(number, self.rows.rows_per_microbatch)
             if row // local == self.host:
-                trees = [lay_out(self.split[record], record, self.rows, self.weighting) for record in records]
-                ref_logps = [None if self.reference is None else self.reference[record] for record in records]
-                place(batch, (microbatch, row % local), trees, ref_logps)
+                laid = [lay_out([self.split[i] for i in tree], tree, self.rows, self.weighting) for tree in trees]
+                place(batch, (microbatch, row % local), laid, [self._ref_logps(tree) for tree in trees])
         return batch
+
+    def _ref_logps(self, tree: tuple[int, ...]) -> np.ndarray | None:
+        return None if self.reference is None else np.concatenate([self.reference[record] for record in tree])
 
 
 def _ignore_interrupt(worker: int, workers: int) -> None:

@@ -22,7 +22,7 @@ from iterpref_jax.data import tfrecord
 from iterpref_jax.errors import UserError
 
 DATASET_NAME = "codeflow"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_FILE = "iterpref.json"
 TEXT_FIELDS = ("pair_id", "task")
 ID_FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -88,7 +88,10 @@ class Index:
 
     `shard, offset, length, crc` place the record (frame start and payload size in bytes, masked CRC of the payload);
     `*_len` are token counts; `common_len` is the common token prefix of both completions; `*_focus_end` is the index
-    of the last focus token + 1, or 0; `common_*_focus` are the focus tokens inside the common prefix.
+    of the last focus token + 1, or 0; `common_*_focus` are the focus tokens inside the common prefix, and
+    `common_both_focus` its positions that are in the focus of both. `previous_len` is the common token prefix of this
+    record's rejected side and that of the record before it, if prompt and chosen side are the same, else -1: here a
+    group of pairs with one chosen side starts.
     """
 
     shard: np.ndarray
@@ -105,6 +108,8 @@ class Index:
     rejected_focus_end: np.ndarray
     common_chosen_focus: np.ndarray
     common_rejected_focus: np.ndarray
+    common_both_focus: np.ndarray
+    previous_len: np.ndarray
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -159,8 +164,17 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs[0]) if differs.size else shorter
 
 
-def counts(example: Example) -> dict[str, int]:
-    """Returns the index columns that depend on the pair alone."""
+def previous_len(example: Example, previous: Example | None) -> int:
+    """Returns the index column of that name; `previous` is the record before this one (None: there is none)."""
+    if previous is None or not all(
+        np.array_equal(getattr(example, name), getattr(previous, name)) for name in ("prompt_ids", "chosen_ids")
+    ):
+        return -1
+    return common_prefix(example.rejected_ids, previous.rejected_ids)
+
+
+def counts(example: Example, previous: Example | None = None) -> dict[str, int]:
+    """Returns the index columns that count tokens; `previous` is the record before this one, if any."""
     chosen, rejected = example.chosen_ids, example.rejected_ids
     common = common_prefix(chosen, rejected)
     chosen_focus, rejected_focus = np.flatnonzero(example.chosen_focus), np.flatnonzero(example.rejected_focus)
@@ -175,6 +189,8 @@ def counts(example: Example) -> dict[str, int]:
         "rejected_focus_end": int(rejected_focus[-1]) + 1 if rejected_focus.size else 0,
         "common_chosen_focus": int(np.searchsorted(chosen_focus, common)),
         "common_rejected_focus": int(np.searchsorted(rejected_focus, common)),
+        "common_both_focus": int((example.chosen_focus[:common] & example.rejected_focus[:common]).sum()),
+        "previous_len": previous_len(example, previous),
     }
 
 
@@ -185,12 +201,14 @@ def make_index(rows: list[dict[str, int]]) -> Index:
 
 def index_shards(paths: Iterable[epath.PathLike]) -> Index:
     """Returns the index of record files by reading every record of them."""
-    rows = []
+    rows, previous = [], None
     for shard, path in enumerate(paths):
         offset = 0
         for payload in tfrecord.iterate(path):
             place = {"shard": shard, "offset": offset, "length": len(payload), "crc": tfrecord.masked_crc(payload)}
-            rows.append(place | counts(deserialize(payload)))
+            example = deserialize(payload)
+            rows.append(place | counts(example, previous))
+            previous = example
             offset += len(payload) + tfrecord.FRAME_BYTES
     return make_index(rows)
 

@@ -61,14 +61,18 @@ def plain_backend(spec: dict[str, Any], table: list[bytes]) -> tokenizers.Tokeni
     Added tokens that do not give their own text back count as special, too (deepseek-coder has 'õ' for byte 0xF5).
     Other added tokens stay tokens: they are what the model itself writes for this text.
     """
+    backend = tokenizers.Tokenizer.from_str(json.dumps(plain_spec(spec, table)))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def plain_spec(spec: dict[str, Any], table: list[bytes]) -> dict[str, Any]:
+    """Returns the JSON of `plain_backend`."""
     added = [
         token | {"special": token["special"] or table[token["id"]] != token["content"].encode()}
         for token in spec["added_tokens"]
     ]
-    plain = spec | {"added_tokens": added, "post_processor": None, "padding": None, "truncation": None}
-    backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
-    backend.encode_special_tokens = True
-    return backend
+    return spec | {"added_tokens": added, "post_processor": None, "padding": None, "truncation": None}
 
 
 def _byte_level_alphabet() -> dict[str, int]:
@@ -79,6 +83,7 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 ALPHABET = _byte_level_alphabet()
+BYTE_CHARS = {byte: char for char, byte in ALPHABET.items()}
 
 
 def _byte_level(token: str) -> bytes:

@@ -15,7 +15,7 @@ import tokenizers
 
 from iterpref_jax.codeflow import focus as focus_lib
 from iterpref_jax.codeflow import records
-from iterpref_jax.data import schema, text_rules, token_bytes
+from iterpref_jax.data import pieces, schema, text_rules, token_bytes
 from iterpref_jax.errors import UserError
 
 Prompt = str | tuple[records.Message, ...]
@@ -41,7 +41,9 @@ class Encoder:
         spec = json.loads(self._backend.to_str())
         self._bytes = token_bytes.token_bytes(self._backend, spec)
         self._lengths = np.array([len(token) for token in self._bytes], np.int64)
-        self._plain = token_bytes.plain_backend(spec, self._bytes)
+        plain = token_bytes.plain_backend(spec, self._bytes)
+        self._completions = pieces.BatchEncoder(plain, token_bytes.plain_spec(spec, self._bytes))
+        self._prompts = pieces.BatchEncoder(self._backend, spec)
         self._normalizer = getattr(tokenizers.normalizers, rules.unicode_form)() if rules.unicode_form else None
 
     def __reduce__(self):
@@ -119,15 +121,17 @@ class Encoder:
 
     def _encode_prompts(self, texts: list[str]) -> list[np.ndarray]:
         # A chat template writes the special tokens itself; a raw prompt gets those that the tokenizer puts in front.
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=self.rules.template == "raw")
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        if self.rules.template == "raw" and self._backend.num_special_tokens_to_add(False):
+            found = [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+        else:
+            found = self._prompts.encode(texts)
+        return [np.array(ids, np.int32) for ids in found]
 
     def _encode_sides(self, sides: list[_Side]) -> list[tuple[np.ndarray, np.ndarray]]:
         # Pairs of one task share their chosen program.
         distinct = list(dict.fromkeys(side.text for side in sides))
-        guarded = [self.rules.guard + text for text in distinct]
-        encodings = self._plain.encode_batch_fast(guarded, add_special_tokens=False)
-        ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
+        found = self._completions.encode([self.rules.guard + text for text in distinct])
+        ids = dict(zip(distinct, found, strict=True))
         return [self._with_focus(side, ids[side.text]) for side in sides]
 
     def _with_focus(self, side: _Side, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:

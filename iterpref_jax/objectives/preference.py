@@ -1,6 +1,6 @@
-"""The objective: per-target log-probs of a row -> segment sums -> pairs -> link -> loss and metrics.
+"""The objective: log-probs of a row's targets -> terms -> segment sums -> pairs -> link -> loss and metrics.
 
-Letters: R row, G gathered target, C completion slot, P pair.
+Letters: R row, G gathered target, E term, C completion slot, P pair.
 """
 
 from __future__ import annotations
@@ -68,21 +68,26 @@ def normalisers(objective: ObjectiveSettings, pair_weight: jax.Array, nll_weight
     return {"pairs": pairs, "nll": tokens if objective.nll_norm == "token" else pairs}
 
 
-def segment_sums(values_RG: jax.Array, slot_RG: jax.Array, slots: int) -> jax.Array:
+def of_terms(values_RG: jax.Array, batch: Any) -> jax.Array:
+    """Returns the values [R, E] of the targets that the terms use."""
+    return jnp.take_along_axis(values_RG, batch.term_RE, axis=1)
+
+
+def segment_sums(values_RE: jax.Array, slot_RE: jax.Array, slots: int) -> jax.Array:
     """Returns the sums [R, C] of values by completion slot."""
-    return jax.vmap(lambda values, slot: jax.ops.segment_sum(values, slot, slots))(values_RG, slot_RG)
+    return jax.vmap(lambda values, slot: jax.ops.segment_sum(values, slot, slots))(values_RE, slot_RE)
 
 
-def pair_scores(logp_RG: jax.Array, batch: Any, slots: int, *, uses_reference: bool) -> Scores:
+def pair_scores(logp_RE: jax.Array, batch: Any, slots: int, *, uses_reference: bool) -> Scores:
     """Returns the scores [R, P] of every pair of the rows (padding pairs included).
 
     `batch` is a `RowBatch` of one microbatch. Without a reference its log-ratios are the log-probs.
     """
-    weighted = batch.weight_RG * logp_RG
-    reference = batch.weight_RG * batch.ref_logp_RG if uses_reference else jnp.zeros_like(weighted)
-    logps = segment_sums(weighted, batch.slot_RG, slots)
-    logratios = segment_sums(weighted - reference, batch.slot_RG, slots)
-    weight = segment_sums(batch.weight_RG, batch.slot_RG, slots)
+    weighted = batch.weight_RE * logp_RE
+    reference = batch.weight_RE * of_terms(batch.ref_logp_RG, batch) if uses_reference else jnp.zeros_like(weighted)
+    logps = segment_sums(weighted, batch.slot_RE, slots)
+    logratios = segment_sums(weighted - reference, batch.slot_RE, slots)
+    weight = segment_sums(batch.weight_RE, batch.slot_RE, slots)
 
     def side(pair_RP: jax.Array) -> list[jax.Array]:
         return [jnp.take_along_axis(sums, pair_RP, axis=1) for sums in (logps, logratios, weight)]
@@ -101,20 +106,36 @@ def loss_and_metrics(
     """
     metrics: dict[str, jax.Array] = {}
     loss = jnp.zeros((), jnp.float32)
+    logp_RE = of_terms(logp_RG, batch)
     if objective.weights.nll:
-        nll = -(batch.nll_weight_RG * logp_RG).sum() / norms["nll"]
+        nll = -(batch.nll_weight_RE * logp_RE).sum() / norms["nll"]
         metrics["nll_loss"] = nll
         loss += objective.alpha * nll
     if objective.weights.has_preference:
-        scores = pair_scores(logp_RG, batch, slots, uses_reference=objective.uses_reference)
+        scores = pair_scores(logp_RE, batch, slots, uses_reference=objective.uses_reference)
         weight_RP = batch.pair_weight_RP / norms["pairs"]
         preference = (make_link(objective.link)(scores) * weight_RP).sum()
         loss += preference
         metrics["preference_loss"] = preference
         metrics |= _pair_metrics(objective, scores, weight_RP)
         if objective.uses_reference:
-            metrics |= _part_metrics(logp_RG, batch, slots, norms["pairs"])
+            metrics |= _part_metrics(logp_RE, batch, slots, norms["pairs"])
     return loss, metrics | {"loss": loss}
+
+
+def mean_entropy(entropy_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> jax.Array:
+    """Returns this microbatch's share of the entropy (nats): the mean over each pair, then over pairs."""
+    is_used = (batch.weight_RE != 0) | (batch.nll_weight_RE != 0)
+    sums_RC = segment_sums(jnp.where(is_used, of_terms(entropy_RG, batch), 0.0), batch.slot_RE, slots)
+    counts_RC = segment_sums(is_used.astype(jnp.float32), batch.slot_RE, slots)
+
+    def of_pairs(values_RC: jax.Array) -> jax.Array:
+        sides = batch.pair_chosen_RP, batch.pair_rejected_RP
+        chosen, rejected = (jnp.take_along_axis(values_RC, side, axis=1) for side in sides)
+        return chosen + rejected
+
+    means_RP = of_pairs(sums_RC) / jnp.maximum(of_pairs(counts_RC), 1.0)
+    return (means_RP * batch.pair_weight_RP).sum() / pairs
 
 
 def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.Array) -> dict[str, jax.Array]:
@@ -137,7 +158,7 @@ def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.A
     return {name: (value * weight_RP).sum() for name, value in values.items()}
 
 
-def _part_metrics(logp_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> dict[str, jax.Array]:
+def _part_metrics(logp_RE: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> dict[str, jax.Array]:
     """Log-ratio sums a pair, by side and part: where the margin comes from.
 
     Focus tokens inside the shared prefix count as `shared`: they cancel between the sides wherever both weigh them.
@@ -145,10 +166,11 @@ def _part_metrics(logp_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) 
     chosen_slots = jax.vmap(lambda slot: jnp.zeros(slots, bool).at[slot].set(True))(
         jnp.where(batch.pair_weight_RP > 0, batch.pair_chosen_RP, slots)
     )
-    is_chosen = jnp.take_along_axis(chosen_slots, batch.slot_RG, axis=1)
-    ratio = batch.weight_RG * (logp_RG - batch.ref_logp_RG) / pairs
-    in_focus = (batch.weight_RG != 0) & (batch.part_RG == PARTS.index("focus"))
-    focus_RC = segment_sums(jnp.where(in_focus, logp_RG - batch.ref_logp_RG, 0.0), batch.slot_RG, slots)
+    is_chosen = jnp.take_along_axis(chosen_slots, batch.slot_RE, axis=1)
+    logratio_RE = logp_RE - of_terms(batch.ref_logp_RG, batch)
+    ratio = batch.weight_RE * logratio_RE / pairs
+    in_focus = (batch.weight_RE != 0) & (batch.part_RE == PARTS.index("focus"))
+    focus_RC = segment_sums(jnp.where(in_focus, logratio_RE, 0.0), batch.slot_RE, slots)
     chosen, rejected = (
         jnp.take_along_axis(focus_RC, pair, axis=1) for pair in (batch.pair_chosen_RP, batch.pair_rejected_RP)
     )
@@ -159,7 +181,7 @@ def _part_metrics(logp_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) 
         "focus/accuracies": ((chosen > rejected) * batch.pair_weight_RP).sum() / pairs,
     }
     return focus | {
-        f"logratios/{side}_{part}": (ratio * where * (batch.part_RG == number)).sum()
+        f"logratios/{side}_{part}": (ratio * where * (batch.part_RE == number)).sum()
         for side, where in (("chosen", is_chosen), ("rejected", ~is_chosen))
         for number, part in enumerate(PARTS)
     }

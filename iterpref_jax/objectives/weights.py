@@ -14,7 +14,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 
 NLL_NORMS = ("example", "token", "sum")
 
-# Where a target lies in its completion: before both sides differ, in the focus, or elsewhere. `RowBatch.part_RG` holds
+# Where a target lies in its completion: before both sides differ, in the focus, or elsewhere. `RowBatch.part_RE` holds
 # these numbers; only metrics read them.
 PARTS = ("shared", "focus", "rest")
 

@@ -1,8 +1,9 @@
-"""Reference log-probs: one number per weighted target, computed once, kept on disk, refused where they do not fit.
+"""Reference log-probs: one number per weighted token, computed once, kept on disk, refused where they do not fit.
 
 A cache is a folder: `reference.json` (the fingerprint) and, for each split, TFRecord parts whose record i holds the
-float32 log-probs of pair i's targets, chosen side first. Every size follows from the dataset's index, so a record's
-place is arithmetic. A part is written whole or not at all: an interrupted pass goes on with the parts that are missing.
+float32 log-probs of pair i's terms, chosen side first: the same numbers in every layout. Every size follows from the
+dataset's index, so a record's place is arithmetic. A part is written whole or not at all: an interrupted pass goes on
+with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -24,22 +25,30 @@ from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting
 from iterpref_jax.data.packing import Plan, pass_plan
 from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
-from iterpref_jax.data.schema import Split
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import progress, say
 from iterpref_jax.train.atomic import replace_text
 
 ABOUT_FILE = "reference.json"
+# A forward pass keeps no activations, so that more rows than in training go at a time.
+LARGER = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceSettings:
-    """Where the cache lies (empty: `reference/` in the run's folder) and how many pairs one part holds."""
+    """Where the cache lies (empty: `reference/` in the run's folder) and how it is computed.
+
+    A part of `pairs_per_part` pairs is one call of the device, at most `rows_per_microbatch` rows at a time (0:
+    `LARGER` times those of training).
+    """
 
     path: str
     pairs_per_part: int
+    rows_per_microbatch: int
 
     def __post_init__(self):
+        if self.rows_per_microbatch < 0:
+            raise UserError(f"reference.rows_per_microbatch must be at least 0, got {self.rows_per_microbatch}")
         if self.pairs_per_part < 1:
             raise UserError(f"reference.pairs_per_part must be at least 1, got {self.pairs_per_part}")
 
@@ -55,11 +64,11 @@ def weighting_fingerprint(weighting: Weighting) -> dict[str, Any]:
 
 
 class ReferenceSplit:
-    """Random access to the cached log-probs of one split: `cache[i] -> float32 [targets of pair i]`."""
+    """Random access to the cached log-probs of one split: `cache[i] -> float32 [terms of pair i]`."""
 
-    def __init__(self, folder: epath.Path, targets: np.ndarray, pairs_per_part: int):
+    def __init__(self, folder: epath.Path, terms: np.ndarray, pairs_per_part: int):
         self._folder = folder
-        self._lengths = 4 * targets
+        self._lengths = 4 * terms
         self.pairs_per_part = pairs_per_part
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths + tfrecord.FRAME_BYTES)])
         self._files = [tfrecord.RecordFile(path) for path in self.paths()]
@@ -134,45 +143,65 @@ def create_cache(path: str, fingerprint: dict[str, Any], pairs_per_part: int) ->
     return pairs_per_part
 
 
+def even_plan(costs: Costs, rows: RowSettings, pairs_per_part: int, *, multiple: int) -> Plan:
+    """Returns the plan of a pass over a whole split, one part a step, so that all parts have one shape.
+
+    A microbatch has at most `rows.rows_per_microbatch` rows, and no more than fill the microbatches of the largest part
+    evenly: rows without pairs would be computed too. Their number is a multiple of `multiple`.
+    """
+    plan = pass_plan(costs, rows, pairs_per_step=pairs_per_part)
+    even = math.ceil(plan.most_rows / plan.microbatches)
+    return dataclasses.replace(plan, rows_per_microbatch=math.ceil(even / multiple) * multiple)
+
+
 def fill(
     cache: ReferenceSplit,
-    name: str,
+    source: StepSource,
     score: Callable[[RowBatch], jax.Array],
-    split: Split,
-    costs: Costs,
-    rows: RowSettings,
-    weighting: Weighting,
     pipeline: PipelineSettings,
     should_stop: Callable[[], bool],
+    *,
+    name: str,
 ) -> bool:
-    """Computes the missing parts of a split; returns False if it was asked to stop before the end."""
-    missing = cache.missing()
+    """Computes the missing parts of a split; returns False if it was asked to stop before the end.
+
+    `source` has a step for every part (`even_plan`). `score` starts the computation of a part's log-probs [A, R, G] and
+    does not wait for it.
+    """
+    missing, paths, plan = cache.missing(), cache.paths(), source.plan
     if not missing:
         return True
-    # One pass over the whole split gives all parts the same shape; only the missing ones are read.
-    plan = pass_plan(costs, rows, pairs_per_step=cache.pairs_per_part)
-    source = StepSource(split=split, plan=plan, rows=rows, weighting=weighting, reference=None, host=0, hosts=1)
-    paths = cache.paths()
     done = sum(len(plan.records(part)) for part in range(len(paths)) if part not in missing)
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    with progress(f"reference log-probs ({name})", len(split), "pairs", start=done) as advance:
-        for part, batch in zip(missing, iterate(source, pipeline, missing), strict=True):
-            if should_stop():
-                return False
-            logps = np.asarray(score(batch))
-            records = _by_record(logps, plan, part, rows.rows_per_microbatch)
+    # The part that the device computes while the one before it is written.
+    computing: list[tuple[int, RowBatch, jax.Array]] = []
+    with progress(f"reference log-probs ({name})", plan.pairs, "pairs", start=done) as advance:
+
+        def write(part: int, batch: RowBatch, logps: jax.Array) -> None:
+            records = _by_record(np.asarray(logps), batch, plan, part)
             _write_part(paths[part], [records[record] for record in sorted(records)])
             advance(len(records))
-    return True
+
+        for part, batch in zip(missing, iterate(source, pipeline, missing), strict=True):
+            if should_stop():
+                break
+            computing.append((part, batch, score(batch)))
+            if len(computing) > 1:
+                write(*computing.pop(0))
+        for left in computing:
+            write(*left)
+    return not cache.missing()
 
 
-def _by_record(logps: np.ndarray, plan: Plan, part: int, rows_per_microbatch: int) -> dict[int, np.ndarray]:
+def _by_record(logps: np.ndarray, batch: RowBatch, plan: Plan, part: int) -> dict[int, np.ndarray]:
+    """Returns the log-probs of every record's terms, in their order."""
     found = {}
-    for number, records in enumerate(plan.rows(part)):
-        row, start = logps[divmod(number, rows_per_microbatch)], 0
-        for record in records:
-            stop = start + int(plan.costs.targets[record])
-            found[record] = row[start:stop]
+    for number, trees in enumerate(plan.rows(part)):
+        place, start = divmod(number, plan.rows_per_microbatch), 0
+        values = logps[place][batch.term_RE[place]]
+        for record in (record for tree in trees for record in tree):
+            stop = start + int(plan.costs.terms[record])
+            found[record] = values[start:stop]
             start = stop
     bad = [record for record, values in found.items() if not np.isfinite(values).all()]
     if bad:

@@ -20,7 +20,7 @@ from etils import epath
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.packing import resolve_caps
-from iterpref_jax.data.pipeline import PipelineSettings
+from iterpref_jax.data.pipeline import PipelineSettings, StepSource
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
     TextRules,
@@ -45,6 +45,7 @@ from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.progress import say
 from iterpref_jax.train import reference
 from iterpref_jax.train.optimizer import OptimizerSettings
+from iterpref_jax.train.profile import ProfileSettings
 from iterpref_jax.train.reference import ReferenceSettings, ReferenceSplit
 from iterpref_jax.train.step import batch_shardings, make_score_step
 
@@ -60,7 +61,6 @@ class ModelSettings:
     param_dtype: str
     compute: Compute
     lora: Lora
-    logits_chunk: int
 
     def __post_init__(self):
         if self.lora.quantize and not self.lora.rank:
@@ -74,8 +74,6 @@ class ModelSettings:
             )
         if self.param_dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.param_dtype must be float32 or bfloat16, not {self.param_dtype!r}")
-        if self.logits_chunk < 1:
-            raise UserError(f"model.logits_chunk must be at least 1, got {self.logits_chunk}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,16 +126,18 @@ class RunSettings:
     optimizer: OptimizerSettings
     train: LoopSettings
     reference: ReferenceSettings
+    profile: ProfileSettings
     mesh: MeshSettings
 
     def __post_init__(self):
         if self.seed < 0:
             raise UserError(f"seed must be at least 0, got {self.seed}")
-        if self.reference.path and not self.objective.uses_reference:
-            raise UserError(
-                f"reference.path has no effect with recipe {self.objective.recipe!r} and link "
-                f"{self.objective.link.name!r}, which need no reference; leave it empty"
-            )
+        for name, unset in (("path", ""), ("rows_per_microbatch", 0)):
+            if getattr(self.reference, name) != unset and not self.objective.uses_reference:
+                raise UserError(
+                    f"reference.{name} has no effect with recipe {self.objective.recipe!r} and link "
+                    f"{self.objective.link.name!r}, which need no reference; leave it at {unset!r}"
+                )
 
     @property
     def weighting(self) -> Weighting:
@@ -218,8 +218,8 @@ class Run:
         return self.fingerprint | dtypes | {f"targets/{key}": value for key, value in targets.items()}
 
     def reference_cache(self, name: str, pairs_per_part: int) -> ReferenceSplit:
-        targets = self.costs(self.splits()[name]).targets
-        return ReferenceSplit(epath.Path(self.reference_path()) / name, targets, pairs_per_part)
+        terms = self.costs(self.splits()[name]).terms
+        return ReferenceSplit(epath.Path(self.reference_path()) / name, terms, pairs_per_part)
 
     def open_reference(self) -> int:
         """Returns the pairs a part of a cache that fits this run; see `reference.open_cache` for the errors."""
@@ -244,24 +244,31 @@ class Run:
         # The reference of an adapted model is its base.
         base = base_of(self.load_params() if params is None else params)
         decoder = dataclasses.replace(self.decoder, lora=self.decoder.lora.switched_off())
-        step = jax.jit(make_score_step(decoder, logits_chunk=settings.model.logits_chunk))
+        step = jax.jit(make_score_step(decoder))
 
         def score(batch) -> jax.Array:
             return step(base, self.place(batch))
 
         return all(
             reference.fill(
-                cache,
-                name,
+                caches[name],
+                self._reference_source(split, per_part),
                 score,
-                self.splits()[name],
-                self.costs(self.splits()[name]),
-                settings.rows,
-                settings.weighting,
                 settings.data.pipeline,
                 should_stop,
+                name=name,
             )
-            for name, cache in caches.items()
+            for name, split in self.splits().items()
+        )
+
+    def _reference_source(self, split: Split, pairs_per_part: int) -> StepSource:
+        settings = self.settings
+        most = settings.reference.rows_per_microbatch or reference.LARGER * settings.rows.rows_per_microbatch
+        rows = dataclasses.replace(settings.rows, rows_per_microbatch=most)
+        plan = reference.even_plan(self.costs(split), rows, pairs_per_part, multiple=self.placement.row_shards())
+        rows = dataclasses.replace(rows, rows_per_microbatch=plan.rows_per_microbatch)
+        return StepSource(
+            split=split, plan=plan, rows=rows, weighting=settings.weighting, reference=None, host=0, hosts=1
         )
 
 
@@ -291,6 +298,11 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     run = Run(settings, epath.Path(workdir), dataset, decoder, placement, folder)
     if training:
         placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
+        if settings.reference.rows_per_microbatch % placement.row_shards():
+            raise UserError(
+                f"reference.rows_per_microbatch is {settings.reference.rows_per_microbatch}: make it a multiple of "
+                f"{placement.row_shards()}, the parts that the mesh splits rows into"
+            )
         for name, split in run.splits().items():
             resolve_caps(run.costs(split), settings.rows, name)
     return run

@@ -17,7 +17,7 @@ from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.experts import load_balance
 from iterpref_jax.models.lora import joined, parted
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
-from iterpref_jax.objectives.preference import ObjectiveSettings, loss_and_metrics, normalisers
+from iterpref_jax.objectives.preference import ObjectiveSettings, loss_and_metrics, mean_entropy, normalisers
 from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
 from iterpref_jax.parallel.rules import Placement
 
@@ -71,19 +71,19 @@ def batch_shardings(batch: RowBatch, placement: Placement) -> RowBatch:
     return RowBatch(*(placement.sharding(("microbatch", *dims), x.shape) for x, dims in zip(batch, DIMS, strict=True)))
 
 
-def target_logps(decoder: Decoder, params: Params, micro: RowBatch, logits_chunk: int) -> jax.Array:
+def target_logps(decoder: Decoder, params: Params, micro: RowBatch) -> jax.Array:
     """Returns the log-prob [R, G] of every target of one microbatch, float32."""
     hidden_RTD = decoder.hidden(params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT)
-    return _logps(decoder, params, hidden_RTD, micro, logits_chunk)
+    return _logps(decoder, params, hidden_RTD, micro)[0]
 
 
-def _logps(decoder: Decoder, params: Params, hidden_RTD: jax.Array, micro: RowBatch, logits_chunk: int) -> jax.Array:
+def _logps(decoder: Decoder, params: Params, hidden_RTD: jax.Array, micro: RowBatch) -> tuple[jax.Array, jax.Array]:
+    """Returns the targets' log-probs, and the entropies of the distributions that they were scored by [R, G]."""
     hidden_RGD = gather_sources(hidden_RTD, micro.source_RG)
-    softcap = decoder.config.final_logit_softcapping
-    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, chunk=logits_chunk, softcap=softcap)
+    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, decoder.projection(hidden_RGD.shape[0]))
 
 
-def make_loss(decoder: Decoder, objective: ObjectiveSettings, logits_chunk: int) -> Callable:
+def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
     """Returns loss(params, micro, norms) -> (share of the global loss, shares of the metrics).
 
     The router's loss is that of each microbatch, weighted by its pairs: unlike everything else it depends on which
@@ -92,17 +92,18 @@ def make_loss(decoder: Decoder, objective: ObjectiveSettings, logits_chunk: int)
 
     def loss(params: Params, micro: RowBatch, norms: Metrics) -> tuple[jax.Array, Metrics]:
         slots = 2 * micro.pair_weight_RP.shape[-1]
-        if not objective.router_aux_loss_coef:
-            logp_RG = target_logps(decoder, params, micro, logits_chunk)
-            return loss_and_metrics(objective, logp_RG, micro, slots, norms)
-        inputs = micro.tokens_RT, micro.depth_RT, micro.visible_until_RT
-        hidden_RTD, routing_LRTE = decoder.hidden_and_routing(params, *inputs)
-        logp_RG = _logps(decoder, params, hidden_RTD, micro, logits_chunk)
+        inputs = params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT
+        has_router = objective.router_aux_loss_coef > 0
+        hidden_RTD, routing = decoder.hidden_and_routing(*inputs) if has_router else (decoder.hidden(*inputs), None)
+        logp_RG, entropy_RG = _logps(decoder, params, hidden_RTD, micro)
         total, metrics = loss_and_metrics(objective, logp_RG, micro, slots, norms)
-        balance = load_balance(routing_LRTE, micro.visible_until_RT > 0, decoder.config.num_experts_per_tok)
-        balance *= micro.pair_weight_RP.sum() / norms["pairs"]
-        total += objective.router_aux_loss_coef * balance
-        return total, metrics | {"loss": total, "router_aux_loss": balance}
+        metrics["entropy"] = mean_entropy(entropy_RG, micro, slots, norms["pairs"])
+        if has_router:
+            balance = load_balance(routing, micro.visible_until_RT > 0, decoder.config.num_experts_per_tok)
+            balance *= micro.pair_weight_RP.sum() / norms["pairs"]
+            total += objective.router_aux_loss_coef * balance
+            metrics |= {"loss": total, "router_aux_loss": balance}
+        return total, metrics
 
     return loss
 
@@ -112,19 +113,17 @@ def make_train_step(
     objective: ObjectiveSettings,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    *,
-    logits_chunk: int,
 ) -> Callable[[TrainState, RowBatch], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch [A, R, ...]) -> (state, metrics); the caller jits it with its shardings.
 
     Gradients are accumulated in float32 over the microbatches that hold pairs; trailing microbatches of padding cost
     nothing, so one compiled shape serves steps of any number of rows.
     """
-    loss = make_loss(decoder, objective, logits_chunk)
+    loss = make_loss(decoder, objective)
     grad = jax.value_and_grad(lambda trained, frozen, *rest: loss(joined(frozen, trained), *rest), has_aux=True)
 
     def step(state: TrainState, batch: RowBatch) -> tuple[TrainState, Metrics]:
-        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RG)
+        norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RE)
 
         def gradients(micro: RowBatch) -> tuple[Metrics, Params]:
             (_, metrics), grads = grad(state.params, state.frozen, micro, norms)
@@ -144,11 +143,9 @@ def make_train_step(
     return step
 
 
-def make_eval_step(
-    decoder: Decoder, objective: ObjectiveSettings, *, logits_chunk: int
-) -> Callable[[Params, RowBatch, Metrics], Metrics]:
+def make_eval_step(decoder: Decoder, objective: ObjectiveSettings) -> Callable[[Params, RowBatch, Metrics], Metrics]:
     """Returns (params, batch, norms) -> shares of the metrics over a split whose denominators are `norms`."""
-    loss = make_loss(decoder, objective, logits_chunk)
+    loss = make_loss(decoder, objective)
 
     def step(params: Params, batch: RowBatch, norms: Metrics) -> Metrics:
         return _accumulate(lambda micro: loss(params, micro, norms)[1], batch)
@@ -156,12 +153,12 @@ def make_eval_step(
     return step
 
 
-def make_score_step(decoder: Decoder, *, logits_chunk: int) -> Callable[[Params, RowBatch], jax.Array]:
+def make_score_step(decoder: Decoder) -> Callable[[Params, RowBatch], jax.Array]:
     """Returns (params, batch) -> log-probs [A, R, G] of all targets, forward only."""
 
     def step(params: Params, batch: RowBatch) -> jax.Array:
         def score(number: jax.Array, logps: jax.Array) -> jax.Array:
-            return logps.at[number].set(target_logps(decoder, params, _microbatch(batch, number), logits_chunk))
+            return logps.at[number].set(target_logps(decoder, params, _microbatch(batch, number)))
 
         return jax.lax.fori_loop(0, _used(batch), score, jnp.zeros(batch.target_RG.shape, jnp.float32))
 

@@ -82,11 +82,15 @@ class Stretch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """What only tokens can show: the pair's record, the trees of the four layouts, and the row of the last one."""
+    """What only tokens can show: the pair's record, the trees of the four layouts, and the row of the last one.
+
+    `group` is the tree of all pairs with the same chosen side, where there are several.
+    """
 
     example: schema.Example
     tree: layout.Tree
     pictures: tuple[view_tree.Picture, ...]
+    group: view_tree.Picture | None
     stretches: tuple[Stretch, ...]
 
     @property
@@ -173,12 +177,14 @@ def of_record(
     *,
     spans: tuple[Sequence[focusing.Span], Sequence[focusing.Span]] | None = None,
     dropped: str | None = None,
+    group: dict[int, schema.Example] | None = None,
 ) -> PairView:
     """Returns the view of a record, number `record` of its split; without `spans` the focus is that of the tokens.
 
-    `spans` are character spans of the completions with their fences, one sequence per side.
+    `spans` are character spans of the completions with their fences, one sequence per side. `group` holds the records
+    of its group by number, this one among them.
     """
-    tree = layout.lay_out(example, record, view_tree.row_settings(view_tree.FOCAL), weights)
+    tree = layout.lay_out([example], [record], view_tree.row_settings(view_tree.FOCAL), weights)
     text, places = words.decode(example.prompt_ids)
     chosen, rejected = (
         _completion(side, example, tree, words, None if spans is None else spans[side])
@@ -195,6 +201,7 @@ def of_record(
             example=example,
             tree=tree,
             pictures=tuple(_pictures(example, record, weights)),
+            group=_group_picture(group, weights) if group is not None and len(group) > 1 else None,
             stretches=tuple(_stretches(tree, example, words)),
         ),
     )
@@ -271,9 +278,9 @@ def _tokens(side: int, example: schema.Example, tree: layout.Tree, words: list[_
     ids, focus = getattr(example, f"{SIDES[side]}_ids"), getattr(example, f"{SIDES[side]}_focus")
     prompt = len(example.prompt_ids)
     columns = view_tree.column_of(tree, side, prompt + len(ids))[prompt:].tolist()
-    own = np.flatnonzero(tree.side == side)
+    own = np.flatnonzero(tree.slot == side)
     # A target stands one position behind the column that predicts it.
-    targets = dict(zip((tree.depth[tree.source[own]] + 1 - prompt).tolist(), own.tolist(), strict=True))
+    targets = dict(zip((tree.depth[tree.source[tree.term[own]]] + 1 - prompt).tolist(), own.tolist(), strict=True))
     for number, (i, word, column) in enumerate(zip(ids.tolist(), words, columns, strict=True)):
         placed = (
             (None, None, None) if column < 0 else (column, int(tree.depth[column]), int(tree.visible_until[column]))
@@ -284,15 +291,25 @@ def _tokens(side: int, example: schema.Example, tree: layout.Tree, words: list[_
         yield Token(i, word.text, is_focus, is_focus and not word.in_focus, *placed, *facts)
 
 
-def _target(tree: layout.Tree, number: int) -> tuple[int, float, float, str]:
-    weights = float(tree.weight[number]), float(tree.nll_weight[number])
-    return int(tree.source[number]), *weights, PARTS[int(tree.part[number])]
+def _target(tree: layout.Tree, term: int) -> tuple[int, float, float, str]:
+    weights = float(tree.weight[term]), float(tree.nll_weight[term])
+    return int(tree.source[tree.term[term]]), *weights, PARTS[int(tree.part[term])]
 
 
 def _pictures(example: schema.Example, record: int, weights: layout.Weighting) -> Iterable[view_tree.Picture]:
-    for name in view_tree.NAMES:
-        tree = layout.lay_out(example, record, view_tree.row_settings(name), weights)
-        yield view_tree.picture(name, tree, example)
+    trees = {
+        name: layout.lay_out([example], [record], view_tree.row_settings(name), weights) for name in view_tree.NAMES
+    }
+    whole = len(trees[view_tree.NAMES[0]].tokens)
+    for name, tree in trees.items():
+        yield view_tree.picture(name, tree, example, whole)
+
+
+def _group_picture(group: dict[int, schema.Example], weights: layout.Weighting) -> view_tree.Picture:
+    whole = view_tree.row_settings(view_tree.NAMES[0])
+    apart = [layout.lay_out([example], [record], whole, weights) for record, example in group.items()]
+    tree = layout.lay_out([*group.values()], [*group], view_tree.row_settings(view_tree.GROUP), weights)
+    return view_tree.group_picture(tree, [*group.values()], sum(len(each.tokens) for each in apart))
 
 
 def _stretches(tree: layout.Tree, example: schema.Example, words: Vocabulary) -> Iterable[Stretch]:

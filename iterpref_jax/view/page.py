@@ -26,10 +26,9 @@ TEMPLATE = "page.html.j2"
 PROMPT_CHARACTERS = 400
 # Room that a character of a label takes, as a share of the picture: a narrower segment has no label.
 LABEL_CHARACTER = 0.011
-# Heights in pixels: a lane, the strip of marks at its edge; a trunk lies half way between the lanes of its branches.
+# Heights in pixels: a lane, the strip of marks at its edge, and the way from lane to lane.
 LANE, STRIP = 16, 4
-TOPS = {"chosen": STRIP + 1, "both": STRIP + 1 + LANE // 2 + 2, "rejected": STRIP + LANE + 5}
-HEIGHT = TOPS["rejected"] + LANE + STRIP + 1
+PITCH = LANE + STRIP
 
 
 class Box(NamedTuple):
@@ -53,6 +52,8 @@ class Drawing(NamedTuple):
     idle: int
     left_out: int
     times: float
+    pairs: int
+    height: int
     boxes: tuple[Box, ...]
 
 
@@ -71,7 +72,6 @@ def render(shown: view_source.Shown) -> str:
             bars=_bars(shown.summary),
             pairs=_counted(shown.pairs, advance),
             names={function.__name__: function for function in (tokens, drawings, gathered, run_class, line_class)},
-            height=HEIGHT,
             prompt_characters=PROMPT_CHARACTERS,
             shortened=view_text.shortened,
             mark=view_text.mark,
@@ -83,9 +83,9 @@ def drawings(pair: view.PairView) -> list[Drawing]:
     """Returns the pictures of a pair's layouts, all to one scale."""
     if pair.tokens is None:
         return []
-    scale = max(segment.end for picture in pair.tokens.pictures for segment in picture.segments)
-    whole = pair.tokens.pictures[0].tokens
-    return [_drawing(picture, scale, whole) for picture in pair.tokens.pictures]
+    pictures = [*pair.tokens.pictures, *filter(None, [pair.tokens.group])]
+    scale = max(segment.end for picture in pictures for segment in picture.segments)
+    return [_drawing(picture, scale) for picture in pictures]
 
 
 def tokens(pair: view.PairView) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def tokens(pair: view.PairView) -> dict[str, Any]:
         "targets": [
             list(target)
             for target in zip(
-                tree.source.tolist(),
-                tree.target.tolist(),
-                tree.side.tolist(),
+                tree.source[tree.term].tolist(),
+                tree.target[tree.term].tolist(),
+                tree.slot.tolist(),
                 [_short(weight) for weight in tree.weight.tolist()],
                 [_short(weight) for weight in tree.nll_weight.tolist()],
                 [view.PARTS[part] for part in tree.part.tolist()],
@@ -127,7 +127,7 @@ def gathered(pair: view.PairView) -> dict[int, str]:
     if pair.tokens is None:
         return {}
     tree, sides = pair.tokens.tree, collections.defaultdict(set)
-    for source, side in zip(tree.source.tolist(), tree.side.tolist(), strict=True):
+    for source, side in zip(tree.source[tree.term].tolist(), tree.slot.tolist(), strict=True):
         sides[source].add(view.SIDES[side])
     return {column: " ".join(["w", *sorted(found)]) for column, found in sides.items()}
 
@@ -174,7 +174,7 @@ def _bars(summary: view_tree.Summary | None) -> list[tuple[str, int, float, floa
     ]
 
 
-def _drawing(picture: view_tree.Picture, scale: int, whole: int) -> Drawing:
+def _drawing(picture: view_tree.Picture, scale: int) -> Drawing:
     sizes = dict.fromkeys(("read", "idle", "left out"), 0)
     for segment in picture.segments:
         sizes[segment.state] += segment.end - segment.start
@@ -184,7 +184,9 @@ def _drawing(picture: view_tree.Picture, scale: int, whole: int) -> Drawing:
         targets=picture.targets,
         idle=sizes["idle"],
         left_out=sizes["left out"],
-        times=view.factor(whole, picture.tokens),
+        times=view.factor(picture.whole, picture.tokens),
+        pairs=picture.pairs,
+        height=_top(max(1.0, *(segment.lane for segment in picture.segments))) + LANE + STRIP + 1,
         boxes=(
             *(_segment_box(segment, scale) for segment in picture.segments),
             *(_mark_box(marks, scale) for marks in picture.marks),
@@ -192,16 +194,20 @@ def _drawing(picture: view_tree.Picture, scale: int, whole: int) -> Drawing:
     )
 
 
+def _top(lane: float) -> int:
+    return STRIP + 1 + int(lane * PITCH)
+
+
 def _segment_box(segment: view_tree.Segment, scale: int) -> Box:
     size = segment.end - segment.start
     name = {"prompt": "prompt", "common": "common prefix", "tail": f"{segment.owner} tail"}[segment.kind]
     label = f"{name} {size}"
-    owner = "both completions" if segment.owner == "both" else segment.owner
+    owner = "shared" if segment.owner == "both" else segment.owner
     meaning = {"read": "", "idle": ", computed without need", "left out": ", left out"}[segment.state]
     return Box(
         x=100 * segment.start / scale,
         width=100 * size / scale,
-        y=TOPS[segment.owner],
+        y=_top(segment.lane),
         height=LANE,
         names=f"{segment.kind} {segment.owner} {segment.state.replace(' ', '-')}",
         label=label if size >= len(label) * LABEL_CHARACTER * scale else "",
@@ -211,7 +217,7 @@ def _segment_box(segment: view_tree.Segment, scale: int) -> Box:
 
 def _mark_box(marks: view_tree.Marks, scale: int) -> Box:
     size = marks.end - marks.start
-    top = TOPS[marks.owner]
+    top = _top(marks.lane)
     return Box(
         x=100 * marks.start / scale,
         width=100 * size / scale,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import numpy as np
 from etils import epath
 
 from iterpref_jax.codeflow import filters, records
@@ -90,8 +91,18 @@ def _read_dataset(dataset: schema.Dataset, wanted: Wanted) -> Shown:
         recipe=recipe,
         total=len(split),
         summary=view_tree.summary(split.index, weights),
-        pairs=tuple(view.of_record(example, record, words, weights) for record, example in chosen),
+        pairs=tuple(
+            view.of_record(example, record, words, weights, group={i: split[i] for i in _group(split.index, record)})
+            for record, example in chosen
+        ),
     )
+
+
+def _group(index: schema.Index, record: int) -> range:
+    """Returns the records with the prompt and the chosen side of this one."""
+    starts = np.append(np.flatnonzero(index.previous_len < 0), len(index))
+    group = int(np.searchsorted(starts, record, side="right"))
+    return range(int(starts[group - 1]), int(starts[group]))
 
 
 def _read_file(path: str, wanted: Wanted, build: chunks.BuildSettings | None) -> Shown:

@@ -36,10 +36,12 @@ def paint(shown: view_source.Shown, console: rich.console.Console) -> None:
 
 def _summary(summary: view_tree.Summary) -> str:
     whole, focal = summary.tokens[view_tree.NAMES[0]], summary.tokens[view_tree.FOCAL]
+    grouped = summary.tokens.get(view_tree.GROUP)
+    trees = f"at most {grouped} as {view_tree.GROUP} ({view.factor(whole, grouped):.2f}x); " if grouped else ""
     return (
         f"{summary.pairs} pair{'s' * (summary.pairs != 1)}: {whole} tokens as separate sequences, {focal} as "
         f"{view_tree.FOCAL} ({view.factor(whole, focal):.2f}x fewer; mean of the pairs {summary.mean_saving:.2f}x), "
-        f"{summary.targets} log-probs"
+        f"{trees}{summary.targets} log-probs"
     )
 
 
@@ -69,10 +71,11 @@ def _facts(pair: view.PairView) -> Iterator[str]:
         f"tokens  prompt {len(pair.tokens.example.prompt_ids)}, common prefix of the completions "
         f"{pair.tokens.common_tokens}, log-probs {pair.tokens.pictures[-1].targets}"
     )
-    whole = pair.tokens.pictures[0].tokens
-    for picture in pair.tokens.pictures:
-        times = view.factor(whole, picture.tokens)
-        yield f"        {picture.name:<18}{picture.tokens:>7}" + (f"  {times:.2f}x fewer" if times != 1 else "")
+    for picture in (*pair.tokens.pictures, *filter(None, [pair.tokens.group])):
+        times = view.factor(picture.whole, picture.tokens)
+        of_pairs = f"  ({picture.pairs} pairs with this chosen side)" if picture.pairs > 1 else ""
+        fewer = f"  {times:.2f}x fewer" if times != 1 else ""
+        yield f"        {picture.name:<18}{picture.tokens:>7}{fewer}{of_pairs}"
 
 
 def _head(side: view.Completion) -> rich.text.Text:

@@ -1,4 +1,4 @@
-"""The trees that `layout.lay_out` makes of one pair, read back: who uses a column, what is left out, what is gathered.
+"""The trees that `layout.lay_out` makes of pairs, read back: who uses a column, what is left out, what is gathered.
 
 Nothing here computes a layout: everything shown comes out of the arrays that the model would get.
 """
@@ -6,7 +6,7 @@ Nothing here computes a layout: everything shown comes out of the arrays that th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,8 +19,12 @@ State = Literal["read", "idle", "left out"]
 # A column's owners: bits, one per side.
 CHOSEN, REJECTED, BOTH = 1, 2, 3
 OWNERS = {CHOSEN: "chosen", REJECTED: "rejected", BOTH: "both"}
+# Where a pair's columns are drawn: what both sides use lies half way between their lanes.
+LANES = {"chosen": 0.0, "both": 0.5, "rejected": 1.0}
 NAMES = ("separate", "separate+truncate", "shared", "shared+truncate")
 FOCAL = NAMES[-1]
+# All pairs of a group, shown beside the layouts of one pair.
+GROUP = "tree+truncate"
 
 
 class Segment(NamedTuple):
@@ -28,25 +32,31 @@ class Segment(NamedTuple):
 
     kind: Kind
     owner: str
+    lane: float
     start: int
     end: int
     state: State
 
 
 class Marks(NamedTuple):
-    """Positions [start, end) of `owner`'s columns whose hidden states are gathered for targets of `side`."""
+    """Positions [start, end) of a lane whose columns' hidden states are gathered for targets of `side`."""
 
     side: str
-    owner: str
+    lane: float
     start: int
     end: int
 
 
 class Picture(NamedTuple):
-    """One layout of a pair: its size, its segments by position, and its gathered positions."""
+    """One layout of `pairs` pairs: its size, its segments by position, and its gathered positions.
+
+    `whole` is the number of tokens of the same pairs as separate sequences.
+    """
 
     name: str
+    pairs: int
     tokens: int
+    whole: int
     targets: int
     segments: tuple[Segment, ...]
     marks: tuple[Marks, ...]
@@ -62,7 +72,10 @@ class Stretch(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Sums over many pairs: tokens by layout, targets, and the mean of the pairs' saving factors."""
+    """Sums over many pairs: tokens by layout, targets, and the mean of the pairs' saving factors.
+
+    Where pairs have one chosen side, `tokens[GROUP]` are those of their trees, at most.
+    """
 
     pairs: int
     tokens: dict[str, int]
@@ -72,35 +85,29 @@ class Summary(NamedTuple):
 
 def summary(index: schema.Index, weighting: layout.Weighting) -> Summary:
     """Returns the sums over the pairs of an index, without reading a record."""
-    costs = {name: layout.costs(index, row_settings(name), weighting) for name in NAMES}
+    names = (*NAMES, GROUP) if (index.previous_len >= 0).any() else NAMES
+    costs = {name: layout.costs(index, row_settings(name), weighting) for name in names}
     whole, focal = costs[NAMES[0]].tokens, costs[FOCAL].tokens
     return Summary(
         pairs=len(index),
-        tokens={name: int(cost.tokens.sum()) for name, cost in costs.items()},
+        tokens={name: int(cost.whole_groups()[0].sum()) for name, cost in costs.items()},
         targets=int(costs[FOCAL].targets.sum()),
         mean_saving=float(np.mean(whole / np.maximum(focal, 1))) if len(index) else 1.0,
     )
 
 
 def row_settings(name: str) -> layout.RowSettings:
-    """Returns the settings of one of `NAMES`; the caps do not matter to a single tree."""
+    """Returns the settings of one of `NAMES` or `GROUP`; the caps do not matter to a single tree."""
     kind, _, truncate = name.partition("+")
     return layout.RowSettings(layout=kind, truncate=bool(truncate), tokens=1, targets=0, pairs=0, rows_per_microbatch=1)
 
 
 def owners(tree: layout.Tree) -> np.ndarray:
-    """Returns which completions use each column: `CHOSEN`, `REJECTED` or `BOTH`; shape (t,)."""
-    columns = np.arange(len(tree.tokens))
-    present = [side for side in (layout.CHOSEN, layout.REJECTED) if (tree.side == side).any()]
-    if len(present) < 2:
-        return np.full(len(columns), 1 << present[0] if present else CHOSEN)
-    branches = np.flatnonzero(np.diff(tree.depth) != 1) + 1
-    if branches.size:
-        trunk = np.where(tree.visible_until > branches[0], BOTH, CHOSEN)
-        return np.where(columns < branches[0], trunk, REJECTED)
-    # One branch: the shorter completion is a beginning of the longer one and ends where it is last used.
-    last = [tree.source[tree.side == side].max() for side in present]
-    return np.where(columns <= min(last), BOTH, 1 << int(np.argmax(last)))
+    """Returns which sides use each column: `CHOSEN`, `REJECTED` or `BOTH`; shape (t,)."""
+    owner = np.zeros(len(tree.tokens), np.int64)
+    for slot, path in enumerate(tree.paths):
+        owner[path] |= 1 << slot % 2
+    return owner
 
 
 def is_read(tree: layout.Tree) -> np.ndarray:
@@ -112,19 +119,44 @@ def is_read(tree: layout.Tree) -> np.ndarray:
 
 def column_of(tree: layout.Tree, side: int, length: int) -> np.ndarray:
     """Returns the column at each position of a completion with its prompt, -1 where there is none; shape (length,)."""
-    columns = np.full(length, -1)
-    own = np.flatnonzero(owners(tree) & (1 << side)) if (tree.side == side).any() else np.zeros(0, np.int64)
-    columns[tree.depth[own]] = own
-    return columns
+    path = tree.paths[side]
+    return np.concatenate([path, np.full(length - len(path), -1)])
 
 
-def picture(name: str, tree: layout.Tree, example: schema.Example) -> Picture:
+def picture(name: str, tree: layout.Tree, example: schema.Example, whole: int) -> Picture:
     """Returns what one layout makes of a pair."""
     about = schema.counts(example)
     bounds = (about["prompt_len"], about["prompt_len"] + about["common_len"])
     owner = owners(tree)
-    segments = [*_segments(tree, owner, bounds), *_left_out(tree, owner, bounds, about)]
-    return Picture(name, len(tree.tokens), len(tree.target), tuple(segments), tuple(_marks(tree, owner)))
+    lanes = np.array([0.0, *(LANES[OWNERS[bits]] for bits in (CHOSEN, REJECTED, BOTH))])[owner]
+    segments = [*_segments(tree, _kinds(tree.depth, bounds), owner, lanes)]
+    for side, path in zip(("chosen", "rejected"), tree.paths, strict=True):
+        edges = (0, *bounds, bounds[0] + about[f"{side}_len"])
+        segments += _left_out(side, LANES[side], len(path), edges)
+    return Picture(name, 1, len(tree.tokens), whole, len(tree.target), tuple(segments), tuple(_marks(tree, lanes)))
+
+
+def group_picture(tree: layout.Tree, examples: Sequence[schema.Example], whole: int) -> Picture:
+    """Returns the tree of all pairs of a group: a lane for the chosen side and one for each rejected side.
+
+    What several branches use is drawn once, in the lane of the first of them.
+    """
+    branches = [max(tree.paths[::2], key=len), *tree.paths[1::2]]
+    users, lanes = np.zeros(len(tree.tokens), np.int64), np.zeros(len(tree.tokens))
+    for lane, path in reversed(list(enumerate(branches))):
+        users[path] += 1
+        lanes[path] = lane
+    prompt = len(examples[0].prompt_ids)
+    kinds = np.where(tree.depth < prompt, 0, np.where(users > 1, 1, 2))
+    owner = np.where(users > 1, BOTH, np.where(lanes > 0, REJECTED, CHOSEN))
+    segments = [*_segments(tree, kinds, owner, lanes)]
+    sequences = [examples[0].chosen_ids, *(example.rejected_ids for example in examples)]
+    for lane, (path, ids) in enumerate(zip(branches, sequences, strict=True)):
+        edges = (0, prompt, prompt, prompt + len(ids))
+        segments += _left_out("rejected" if lane else "chosen", lane, len(path), edges)
+    return Picture(
+        GROUP, tree.pairs, len(tree.tokens), whole, len(tree.target), tuple(segments), tuple(_marks(tree, lanes))
+    )
 
 
 def stretches(tree: layout.Tree, example: schema.Example) -> list[Stretch]:
@@ -151,28 +183,23 @@ def _groups(*columns: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from itertools.pairwise([0, *changes.tolist(), table.shape[1]])
 
 
-def _segments(tree: layout.Tree, owner: np.ndarray, bounds: tuple[int, int]) -> Iterator[Segment]:
-    kinds, read = _kinds(tree.depth, bounds), is_read(tree)
-    for start, end in _groups(kinds, owner, read, tree.depth - np.arange(len(tree.depth))):
+def _segments(tree: layout.Tree, kinds: np.ndarray, owner: np.ndarray, lanes: np.ndarray) -> Iterator[Segment]:
+    read = is_read(tree)
+    for start, end in _groups(kinds, owner, lanes, read, tree.depth - np.arange(len(tree.depth))):
         places = int(tree.depth[start]), int(tree.depth[end - 1]) + 1
-        yield Segment(_KINDS[kinds[start]], OWNERS[int(owner[start])], *places, "read" if read[start] else "idle")
+        state: State = "read" if read[start] else "idle"
+        yield Segment(_KINDS[kinds[start]], OWNERS[int(owner[start])], float(lanes[start]), *places, state)
 
 
-def _left_out(
-    tree: layout.Tree, owner: np.ndarray, bounds: tuple[int, int], about: dict[str, int]
-) -> Iterator[Segment]:
+def _left_out(name: str, lane: float, begin: int, edges: tuple[int, ...]) -> Iterator[Segment]:
+    for kind, (start, end) in zip(_KINDS, itertools.pairwise(edges), strict=True):
+        if max(start, begin) < end:
+            yield Segment(kind, name, lane, max(start, begin), end, "left out")
+
+
+def _marks(tree: layout.Tree, lanes: np.ndarray) -> Iterator[Marks]:
     for side, name in ((layout.CHOSEN, "chosen"), (layout.REJECTED, "rejected")):
-        used = tree.depth[(owner & (1 << side)) != 0]
-        begin = int(used.max()) + 1 if used.size else 0
-        edges = [0, *bounds, bounds[0] + about[f"{name}_len"]]
-        for kind, (start, end) in zip(_KINDS, itertools.pairwise(edges), strict=True):
-            if max(start, begin) < end:
-                yield Segment(kind, name, max(start, begin), end, "left out")
-
-
-def _marks(tree: layout.Tree, owner: np.ndarray) -> Iterator[Marks]:
-    for side, name in ((layout.CHOSEN, "chosen"), (layout.REJECTED, "rejected")):
-        sources = tree.source[tree.side == side]
-        for start, end in _groups(owner[sources], tree.depth[sources] - np.arange(len(sources))):
+        sources = np.unique(tree.source[tree.term[tree.slot % 2 == side]])
+        for start, end in _groups(lanes[sources], tree.depth[sources] - np.arange(len(sources))):
             first = int(tree.depth[sources[start]])
-            yield Marks(name, OWNERS[int(owner[sources[start]])], first, first + end - start)
+            yield Marks(name, float(lanes[sources[start]]), first, first + end - start)

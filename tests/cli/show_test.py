@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
 from iterpref_jax.__main__ import main
 from iterpref_jax.codeflow import records
 from iterpref_jax.data import build
+from iterpref_jax.view import page as view_page
 from tests.data import tiny
 
 BASE = str(pathlib.Path(__file__).parents[2] / "configs" / "base.py")
@@ -46,6 +48,23 @@ def test_a_dataset_is_shown_with_its_own_tokenizer(dataset, capsys):
     assert [line[:1] for line in lines if "return 1 - b" in line] == ["-"]
     assert [line[:1] for line in lines if "return c + b" in line] == ["+"]
     assert any("```python" in line for line in lines)
+
+
+def test_pairs_with_one_chosen_side_are_shown_as_a_tree_as_well(dataset, tmp_path, capsys):
+    assert main(["show", str(dataset), "--pair=h1#"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("tree+truncate" in line and "(2 pairs with this chosen side)" in line for line in lines) == 2
+    assert "as tree+truncate" in lines[1]
+    page = tmp_path / "page.html"
+    assert main(["show", str(dataset), "--pair=h1#v0", f"--html={page}"]) == 0
+    heights = [int(height) for height in re.findall(r'<svg role="img" height="(\d+)" aria-label="', page.read_text())]
+    # One lane more than in the four pictures of the pair alone.
+    assert heights == [heights[0]] * 4 + [heights[0] + view_page.PITCH]
+
+
+def test_a_pair_alone_with_its_chosen_side_is_shown_without_another_tree(dataset, capsys):
+    assert main(["show", str(dataset), "--pair=h0#"]) == 0
+    assert "with this chosen side" not in capsys.readouterr().out
 
 
 def test_limit_is_the_number_of_pairs_shown(dataset, capsys):

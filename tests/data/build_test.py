@@ -53,6 +53,17 @@ def test_the_index_equals_one_made_from_the_records(histories, tokenizer_path, t
     assert schema.index_shards(names).fingerprint() == built.fingerprint()
 
 
+def test_groups_of_pairs_do_not_end_where_chunks_do(histories, tokenizer_path, tmp_path, monkeypatch):
+    groups = {}
+    for size in (5, 64):
+        monkeypatch.setattr(chunks, "CHUNK_PAIRS", size)
+        build.build([histories], tmp_path / str(size), tiny.build_settings(tokenizer_path))
+        groups[size] = schema.open_dataset(tmp_path / str(size)).split("train").index.previous_len
+    # Both versions of a history have one prompt and one chosen side; every fifth history keeps only its first version.
+    assert (groups[5] >= 0).tolist() == [v == 1 for i in range(30) for v in (0, 1) if not (v == 1 and i % 5 == 0)]
+    np.testing.assert_array_equal(groups[5], groups[64])
+
+
 def test_shards_hold_as_many_pairs_as_asked(histories, tokenizer_path, tmp_path):
     build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, shard_pairs=10))
     shards = sorted((tmp_path / "d").glob("codeflow-train.tfrecord-*"))
@@ -225,9 +236,10 @@ def test_layout_tokens_of_one_pair_by_hand():
     # prompt 10; chosen 20; rejected 15 of which 6 are common; the last focus token is the 9th.
     lengths = {"prompt_len": 10, "chosen_len": 20, "rejected_len": 15, "common_len": 6}
 
-    def tokens(focus_end: int) -> dict[str, int]:
+    def tokens(focus_end: int, previous=(-1,)) -> dict[str, int]:
         focus = {"rejected_focus_count": min(focus_end, 1), "rejected_focus_end": focus_end}
-        return build_report.layout_tokens(schema.make_index([dict.fromkeys(schema.COLUMNS, 0) | lengths | focus]))
+        rows = [dict.fromkeys(schema.COLUMNS, 0) | lengths | focus | {"previous_len": n} for n in previous]
+        return build_report.layout_tokens(schema.make_index(rows))
 
     # Truncated, the last target of a side is predicted and never read: 19 of 20, 8 of 9.
     assert tokens(9) == {
@@ -235,7 +247,13 @@ def test_layout_tokens_of_one_pair_by_hand():
         "separate+truncate": 10 + 19 + 10 + 8,
         "shared": 10 + 6 + 14 + 9,
         "shared+truncate": 10 + 6 + 13 + 2,
+        "tree": 10 + 6 + 14 + 9,
+        "tree+truncate": 10 + 6 + 13 + 2,
     }
+    # A second pair with the same chosen side leaves the first rejected side behind its 7th token.
+    assert tokens(9, (-1, 7))["shared"] == 2 * (10 + 6 + 14 + 9)
+    assert tokens(9, (-1, 7))["tree"] == 10 + 6 + 14 + 9 + 8
+    assert tokens(9, (-1, 7))["tree+truncate"] == 10 + 6 + 13 + 2 + 1
     assert tokens(0)["separate+truncate"] == 10 + 19
     assert tokens(5)["shared+truncate"] == 10 + 19
 

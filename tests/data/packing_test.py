@@ -1,5 +1,6 @@
 """The plan is a pure function: exact batches, caps kept, every pair once an epoch."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,19 +13,37 @@ from iterpref_jax.errors import UserError
 ROWS = RowSettings(layout="shared", truncate=True, tokens=100, targets=60, pairs=4, rows_per_microbatch=2)
 
 
+def costs_of(tokens, targets, group=None):
+    """Costs of records whose joined costs are a half."""
+    tokens, targets = np.array(tokens), np.array(targets)
+    group = np.arange(len(tokens)) if group is None else group
+    return Costs(tokens, targets, tokens // 2, targets // 2, targets, targets // 2, group)
+
+
 def random_costs(n, seed=0):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 100, n)
-    targets = np.minimum(60, rng.integers(1, 60, n))
-    return Costs(tokens, targets, targets // 2)
+    return costs_of(tokens, np.minimum(60, rng.integers(1, 60, n)))
 
 
-def train(n=37, **changes):
-    return packing.training_plan(random_costs(n), ROWS, **(dict(global_batch=8, epochs=3, steps=0, seed=5) | changes))
+def grouped_costs(n, seed=0):
+    """Records in groups of 1 to 5."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n), rng.integers(1, 6, n))[:n]
+    return random_costs(n, seed)._replace(group=group)
 
 
-def test_every_step_has_exactly_the_global_batch_and_every_pair_comes_once_an_epoch():
-    plan = train(n=40, epochs=2)
+def train(n=37, costs=random_costs, **changes):
+    return packing.training_plan(costs(n), ROWS, **(dict(global_batch=8, epochs=3, steps=0, seed=5) | changes))
+
+
+def records_of(rows):
+    return [record for row in rows for tree in row for record in tree]
+
+
+@pytest.mark.parametrize("costs", [random_costs, grouped_costs])
+def test_every_step_has_exactly_the_global_batch_and_every_pair_comes_once_an_epoch(costs):
+    plan = train(n=40, costs=costs, epochs=2)
     stream = [plan.records(step) for step in range(plan.steps)]
     assert plan.steps == 10
     assert all(len(batch) == 8 for batch in stream)
@@ -39,16 +58,58 @@ def test_a_step_may_hold_the_end_of_one_epoch_and_the_start_of_the_next():
     assert sorted(stream[37:74]) == list(range(37))
 
 
-def test_rows_keep_every_cap_and_hold_the_records_of_the_step():
-    plan = train()
+@pytest.mark.parametrize("costs", [random_costs, grouped_costs])
+def test_rows_keep_every_cap_and_hold_the_records_of_the_step(costs):
+    plan = train(costs=costs)
     for step in range(plan.steps):
         rows = plan.rows(step)
-        assert sorted(itertools.chain.from_iterable(rows)) == sorted(plan.records(step))
+        assert sorted(records_of(rows)) == sorted(plan.records(step))
         assert len(rows) <= plan.microbatches * plan.rows_per_microbatch
         for row in rows:
-            assert plan.costs.tokens[row].sum() <= 100
-            assert plan.costs.targets[row].sum() <= 60
-            assert len(row) <= 4
+            first, further = [tree[0] for tree in row], [record for tree in row for record in tree[1:]]
+            records = first + further
+            assert plan.costs.tokens[first].sum() + plan.costs.joined_tokens[further].sum() <= 100
+            assert plan.costs.targets[first].sum() + plan.costs.joined_targets[further].sum() <= 60
+            assert plan.costs.terms[records].sum() <= plan.caps.terms
+            assert len(records) <= 4
+
+
+def test_a_tree_holds_neighbours_of_one_group_in_their_order():
+    plan = train(n=60, costs=grouped_costs)
+    trees = [tree for step in range(plan.steps) for row in plan.rows(step) for tree in row]
+    for tree in trees:
+        assert tree == tuple(range(tree[0], tree[-1] + 1))
+        assert len(set(plan.costs.group[list(tree)])) == 1
+    assert any(len(tree) > 2 for tree in trees)
+
+
+def test_the_records_of_a_group_follow_each_other_in_an_epoch_and_groups_are_shuffled():
+    plan = train(n=40, costs=grouped_costs, global_batch=40, epochs=2)
+    for step in (0, 1):
+        stream = plan.records(step)
+        groups = [list(records) for _, records in itertools.groupby(stream, key=lambda i: plan.costs.group[i])]
+        assert sorted(records[0] for records in groups) == [
+            np.flatnonzero(plan.costs.group == group)[0] for group in np.unique(plan.costs.group)
+        ]
+        assert all(records == list(range(records[0], records[-1] + 1)) for records in groups)
+        assert stream.tolist() != sorted(stream)
+
+
+def test_a_step_keeps_a_group_together_up_to_its_edge_and_within_the_caps():
+    costs = costs_of([40, 40, 40, 40, 40, 10], [8] * 6, group=np.array([0, 0, 0, 0, 0, 1]))
+    # Three of them fill 40 + 20 + 20; a fourth would still fit, a fifth (120 columns) would not.
+    plan = packing.pass_plan(costs, ROWS, pairs_per_step=3)
+    assert [plan.rows(step) for step in (0, 1)] == [[[(0, 1, 2)]], [[(3, 4), (5,)]]]
+    plan = packing.pass_plan(costs, dataclasses.replace(ROWS, pairs=9, tokens=90), pairs_per_step=6)
+    assert plan.rows(0) == [[(0, 1, 2), (5,)], [(3, 4)]]
+
+
+EXPECTED_ROWS = [[(0,), (32,)], [(22,), (4,)], [(10,)], [(13,)], [(24,)], [(3,)]]
+
+
+def test_rows_of_single_records_are_those_of_a_plain_best_fit():
+    plan = train()
+    assert plan.rows(0) == EXPECTED_ROWS
 
 
 def test_the_plan_depends_on_seed_and_step_only():
@@ -60,6 +121,9 @@ def test_the_plan_depends_on_seed_and_step_only():
 def test_the_shuffle_is_fixed_forever():
     # A resumed run must see the same batches under any later NumPy: these numbers may never change.
     assert packing._order(1, 0, 8).tolist() == EXPECTED_ORDER
+    costs = costs_of([1] * 8, [1] * 8)
+    plan = packing.training_plan(costs, ROWS, global_batch=8, epochs=1, steps=0, seed=1)
+    assert plan.records(0).tolist() == EXPECTED_ORDER
 
 
 EXPECTED_ORDER = [7, 0, 1, 6, 3, 4, 5, 2]
@@ -79,7 +143,7 @@ def test_automatic_caps_hold_every_pair():
 
 
 def test_pairs_that_fit_no_row_are_refused_with_the_size_that_holds_them():
-    costs = Costs(np.array([50, 300]), np.array([5, 5]), np.array([1, 1]))
+    costs = costs_of([50, 300], [5, 5])
     with pytest.raises(UserError, match=r"1 of 2 pairs need more than rows.tokens = 100 .*raise rows.tokens to 300"):
         packing.resolve_caps(costs, ROWS)
 

@@ -87,6 +87,8 @@ def _brute_counts(example):
         "rejected_focus_end": max([i + 1 for i, x in enumerate(r) if x], default=0),
         "common_chosen_focus": sum(c[:common]),
         "common_rejected_focus": sum(r[:common]),
+        "common_both_focus": sum(a * b for a, b in zip(c[:common], r[:common], strict=True)),
+        "previous_len": -1,
     }
 
 
@@ -96,6 +98,17 @@ def test_counts_equal_a_count_by_hand(chosen, rejected, data):
     focus = [[data.draw(st.integers(0, 1)) for _ in ids] for ids in (chosen, rejected)]
     example = _example((1, 2), chosen, rejected, *focus)
     assert schema.counts(example) == _brute_counts(example)
+
+
+def test_a_record_counts_what_it_shares_with_the_record_before_it():
+    first = _example(chosen=(1, 2, 3), rejected=(1, 5, 6), rejected_focus=(0, 1, 1))
+    longer = _example(chosen=(1, 2, 3), rejected=(1, 5, 6, 7), rejected_focus=(0, 0, 0, 1))
+    assert schema.counts(longer, first)["previous_len"] == 3
+    assert schema.counts(first, first._replace(rejected_ids=np.array([4])))["previous_len"] == 0
+    # Another focus of the same chosen side is no other side.
+    assert schema.counts(longer, first._replace(chosen_focus=np.array([1, 1, 1])))["previous_len"] == 3
+    for other in (first._replace(prompt_ids=np.array([6])), first._replace(chosen_ids=np.array([1, 2])), None):
+        assert schema.counts(longer, other)["previous_len"] == -1
 
 
 def _write_dataset(path, examples, shard_pairs=2):

@@ -54,6 +54,22 @@ def test_metrics_have_trls_names_and_start_at_ln_2(finished):
     assert set(names) <= set(update)
 
 
+def evaluation(workdir):
+    """The held-out metrics before the first update; whether rewards of nothing but rounding are above 0 is chance."""
+    line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    assert (line["step"], line["split"]) == (0, "eval")
+    return {name: value for name, value in line.items() if not name.endswith(("split", "accuracies"))}
+
+
+def test_a_run_of_trees_reads_the_reference_cache_of_single_pairs_and_starts_from_the_same_numbers(
+    dataset, finished, tmp_path
+):
+    changes = {"rows.layout": "tree", "reference.path": finished / "reference"}
+    assert run(dataset, tmp_path, **changes).finished
+    assert not (tmp_path / "reference").exists()
+    assert evaluation(tmp_path) == pytest.approx(evaluation(finished), rel=1e-4, abs=1e-5)
+
+
 def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, finished, tmp_path, monkeypatch):
     updates = []
     update = loop.Trainer._update

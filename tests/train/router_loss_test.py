@@ -20,10 +20,10 @@ def test_the_loss_is_the_preference_loss_plus_its_weight_times_the_balance_of_ea
     loss, _, grads = loss_and_grads(decoder, params, batch, plain)
     total, metrics, other = loss_and_grads(decoder, params, batch, weighted)
     expected = 0.0
-    for number, records in enumerate(packed):
+    for number, trees in enumerate(packed):
         micro = jax.tree.map(lambda x, number=number: x[number], batch)
         routing = decoder.hidden_and_routing(params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT)[1]
-        expected += float(load_balance(routing, micro.visible_until_RT > 0, 2)) * len(records) / 6
+        expected += float(load_balance(routing, micro.visible_until_RT > 0, 2)) * len(trees) / 6
     assert len(packed) > 1
     np.testing.assert_allclose(metrics["router_aux_loss"], expected, rtol=1e-5)
     np.testing.assert_allclose(total, loss + 0.3 * expected, rtol=1e-5)

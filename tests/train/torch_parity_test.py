@@ -110,7 +110,7 @@ def train_step(decoder, objective, params, batch):
     """The real step, compiled once a program: recipes are data, so most of them lower to the same one."""
     if (decoder, objective) not in STEPS:
         optimizer = keep_gradients()
-        step = make_train_step(decoder, objective, optimizer, optax.constant_schedule(0.0), logits_chunk=32)
+        step = make_train_step(decoder, objective, optimizer, optax.constant_schedule(0.0))
         lowered = jax.jit(lambda params, batch: step(init_state(optimizer, params), batch)).lower(params, batch)
         text = lowered.as_text()
         if text not in PROGRAMS:

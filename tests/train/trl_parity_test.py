@@ -142,7 +142,7 @@ def scorer():
 
     @jax.jit
     def run(params, rows, cotangent):
-        logps, pull = jax.vjp(lambda params: target_logps(decoder, params, rows, 32), params)
+        logps, pull = jax.vjp(lambda params: target_logps(decoder, params, rows), params)
         return logps, pull(cotangent)[0]
 
     return run
@@ -157,7 +157,7 @@ def our_loss(examples, **objective):
     assert rows.pair_weight_RP.sum() == len(examples), "all pairs lie in the first microbatch"
     nothing = jnp.zeros(rows.target_RG.shape)
     rows = rows._replace(ref_logp_RG=scorer()(reference, rows, nothing)[0])
-    norms = normalisers(objective, rows.pair_weight_RP, rows.nll_weight_RG)
+    norms = normalisers(objective, rows.pair_weight_RP, rows.nll_weight_RE)
 
     def loss(logps):
         return loss_and_metrics(objective, logps, rows, 2 * rows.pair_weight_RP.shape[-1], norms)

@@ -89,7 +89,8 @@ def test_a_page_tells_the_layouts_numbers():
     [data] = _Page(view_html.render(made.shown(pair))).data
     told, tree = json.loads(data), pair.tokens.tree
     assert told["columns"] == [tree.tokens.tolist(), tree.depth.tolist(), tree.visible_until.tolist()]
-    assert [target[:3] for target in told["targets"]] == np.stack([tree.source, tree.target, tree.side], 1).tolist()
+    terms = np.stack([tree.source[tree.term], tree.target[tree.term], tree.slot], 1)
+    assert [target[:3] for target in told["targets"]] == terms.tolist()
     assert [target[3] for target in told["targets"]] == pytest.approx(tree.weight.tolist())
     assert [target[4] for target in told["targets"]] == pytest.approx(tree.nll_weight.tolist(), rel=1e-3)
     assert [len(side) for side in told["sides"]] == [len(side.tokens) for side in pair.sides]

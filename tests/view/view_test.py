@@ -16,7 +16,7 @@ from iterpref_jax.view import model as view
 from iterpref_jax.view import text as view_text
 from iterpref_jax.view import tree as trees
 from tests.data import tiny
-from tests.support.examples import index_of, random_examples
+from tests.support.examples import index_of, random_examples, random_group
 from tests.view import made
 
 
@@ -148,17 +148,22 @@ def test_tokens_carry_what_the_tree_holds_for_them():
                 )
                 assert token.depth == prompt + number
             if token.is_target:
-                [at] = np.flatnonzero((tree.side == slot) & (tree.depth[tree.source] + 1 == prompt + number))
-                assert (tree.source[at], tree.target[at]) == (token.source, token.id)
+                source, target = tree.source[tree.term], tree.target[tree.term]
+                [at] = np.flatnonzero((tree.slot == slot) & (tree.depth[source] + 1 == prompt + number))
+                assert (source[at], target[at]) == (token.source, token.id)
                 assert view.PARTS[tree.part[at]] == token.part
-    assert sum(token.is_target for side in pair.sides for token in side.tokens) == len(tree.target)
+    assert sum(token.is_target for side in pair.sides for token in side.tokens) == len(tree.term)
 
 
 def _random_trees():
     for record, example in enumerate(random_examples(40, seed=5)):
         for recipe in ("target_rpo", "dpo", "sft", "hybrid", "symmetric"):
             for name in trees.NAMES:
-                yield example, name, layout.lay_out(example, record, trees.row_settings(name), made.weighting(recipe))
+                yield (
+                    example,
+                    name,
+                    layout.lay_out([example], [record], trees.row_settings(name), made.weighting(recipe)),
+                )
 
 
 def test_a_sides_columns_spell_its_sequence():
@@ -167,7 +172,7 @@ def test_a_sides_columns_spell_its_sequence():
             columns = trees.column_of(tree, side, len(example.prompt_ids) + len(ids))
             size = int((columns >= 0).sum())
             assert (columns[size:] == -1).all()
-            assert set(tree.source[tree.side == side]) <= set(columns[:size])
+            assert set(tree.source[tree.term[tree.slot == side]]) <= set(columns[:size])
             np.testing.assert_array_equal(tree.tokens[columns[:size]], np.concatenate([example.prompt_ids, ids])[:size])
 
 
@@ -178,7 +183,7 @@ def test_every_column_has_an_owner_and_shared_ones_have_both():
         assert sum(lengths) == len(tree.tokens) + (owner == trees.BOTH).sum()
         if name.startswith("separate"):
             assert not (owner == trees.BOTH).any()
-        elif len(np.unique(tree.side)) == 2:
+        elif len(np.unique(tree.slot)) == 2:
             assert (owner == trees.BOTH).sum() >= len(example.prompt_ids)
 
 
@@ -190,7 +195,7 @@ def test_a_column_is_read_if_a_gathered_column_attends_to_it():
 
 def test_pictures_account_for_every_token():
     for example, name, tree in _random_trees():
-        picture = trees.picture(name, tree, example)
+        picture = trees.picture(name, tree, example, 0)
         sizes = {"read": 0, "idle": 0, "left out": 0}
         for segment in picture.segments:
             sizes[segment.state] += segment.end - segment.start
@@ -204,12 +209,45 @@ def test_pictures_account_for_every_token():
             assert own[-1][1] == len(example.prompt_ids) + len(ids)
 
 
+def _group_pictures():
+    rng = np.random.default_rng(9)
+    for size in (1, 2, 3, 5, 5, 5):
+        group = random_group(rng, size)
+        for recipe in ("target_rpo", "dpo", "symmetric"):
+            tree = layout.lay_out(group, range(size), trees.row_settings(trees.GROUP), made.weighting(recipe))
+            yield group, tree, trees.group_picture(tree, group, 0)
+
+
+def test_the_tree_of_a_group_shows_every_column_once_and_every_branch_in_its_lane():
+    for group, tree, picture in _group_pictures():
+        computed = [segment for segment in picture.segments if segment.state != "left out"]
+        assert sum(segment.end - segment.start for segment in computed) == picture.tokens == len(tree.tokens)
+        reach = [max(map(len, tree.paths[::2])), *map(len, tree.paths[1::2])]
+        sequences = [group[0].chosen_ids, *(example.rejected_ids for example in group)]
+        for lane, (used, ids) in enumerate(zip(reach, sequences, strict=True)):
+            segments = sorted(segment[3:5] for segment in picture.segments if segment.lane == lane)
+            # From where it leaves the lanes above to its last token, end to end.
+            assert [start for start, _ in segments[1:]] == [end for _, end in segments[:-1]]
+            if segments:
+                assert segments[-1][1] == max(used, len(group[0].prompt_ids) + len(ids))
+            else:
+                assert used == len(group[0].prompt_ids) + len(ids)
+
+
+def test_the_tree_of_a_group_marks_every_gathered_column():
+    for _, tree, picture in _group_pictures():
+        for name, side in (("chosen", layout.CHOSEN), ("rejected", layout.REJECTED)):
+            places = [at for mark in picture.marks if mark.side == name for at in range(mark.start, mark.end)]
+            sources = np.unique(tree.source[tree.term[tree.slot % 2 == side]])
+            assert sorted(places) == sorted(tree.depth[sources].tolist())
+
+
 def test_marks_are_the_gathered_positions():
     for example, name, tree in _random_trees():
-        marks = trees.picture(name, tree, example).marks
+        marks = trees.picture(name, tree, example, 0).marks
         for side, number in (("chosen", layout.CHOSEN), ("rejected", layout.REJECTED)):
             marked = [place for mark in marks if mark.side == side for place in range(mark.start, mark.end)]
-            assert marked == tree.depth[tree.source[tree.side == number]].tolist()
+            assert marked == tree.depth[tree.source[tree.term[tree.slot == number]]].tolist()
 
 
 def test_the_row_shows_every_column_once_and_in_order():
@@ -223,7 +261,7 @@ def test_the_summary_adds_up_what_the_layout_makes():
     examples = random_examples(30, seed=7)
     weighting = made.weighting("target_rpo")
     sizes = {
-        name: [layout.lay_out(e, i, trees.row_settings(name), weighting) for i, e in enumerate(examples)]
+        name: [layout.lay_out([e], [i], trees.row_settings(name), weighting) for i, e in enumerate(examples)]
         for name in trees.NAMES
     }
     found = trees.summary(index_of(examples), weighting)
