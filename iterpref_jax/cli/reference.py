@@ -8,6 +8,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
+from iterpref_jax.train import compile_cache
 from iterpref_jax.train.run import open_run
 from iterpref_jax.train.signals import stop_requested
 
@@ -17,6 +18,7 @@ def main(argv: Sequence[str]) -> None:
     options.add_config(arguments)
     arguments.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder (reference/ lies in it)")
     chosen, config = options.parse_with_config(arguments, argv)
+    compile_cache.enable(settings.read_section(config, "compile"))
     run = open_run(settings.read_run(config), chosen.workdir)
     if not run.settings.objective.uses_reference:
         raise UserError(f"recipe {run.settings.objective.recipe!r} with this link needs no reference log-probs")

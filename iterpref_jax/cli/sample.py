@@ -11,6 +11,7 @@ from iterpref_jax.cli import model, options
 from iterpref_jax.decode.job import JobSettings, read_prompts, sample_file
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
+from iterpref_jax.train import compile_cache
 from iterpref_jax.train.signals import stop_requested
 
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     rows = read_prompts(chosen.input)
     config = model.load_config(chosen, overrides)
     shapes = settings.read_section(config, "decode")
+    compile_cache.enable(settings.read_section(config, "compile"))
     opened = model.open_model(chosen, config)
     prompts = [_encode(opened.tokenizer, row["prompt"], chosen.chat) for row in rows]
     out = Path(chosen.out)

@@ -13,12 +13,14 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 from iterpref_jax.serve.prompts import Prompts
 from iterpref_jax.serve.scheduler import Scheduler
+from iterpref_jax.train import compile_cache
 
 
 def main(argv: Sequence[str]) -> None:
     chosen, overrides = options.parse(_arguments(), argv)
     config = model.load_config(chosen, overrides)
     shapes, limits = settings.read_section(config, "decode"), settings.read_section(config, "serve")
+    compile_cache.enable(settings.read_section(config, "compile"))
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'`iterpref serve` needs {" and ".join(missing)}: pip install "iterpref_jax[serve]"')

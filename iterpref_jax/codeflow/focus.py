@@ -136,7 +136,7 @@ def _edits(chosen: str, rejected: str, settings: FocusSettings, key: str) -> lis
     lines, others = line_spans(rejected), line_spans(chosen)
     a = [rejected[start:end].rstrip("\r\n") for start, end in lines]
     b = [chosen[start:end].rstrip("\r\n") for start, end in others]
-    blocks = [_between_ends(a, b)] if settings.mode == "prefix_suffix" else _blocks(a, b)
+    blocks = [between_ends(a, b)] if settings.mode == "prefix_suffix" else _blocks(a, b)
     if settings.mode == "augment":
         blocks = _widened(blocks, 1 + draw(settings.seed, "augment", key) % 2, len(a), len(b))
     edits = [(_stretch(lines, block[0]), _stretch(others, block[1])) for block in blocks]
@@ -156,7 +156,8 @@ def _blocks(a: list[str], b: list[str]) -> list[_Edit]:
     return blocks
 
 
-def _between_ends(a: list[str], b: list[str]) -> _Edit:
+def between_ends(a: list[str], b: list[str]) -> tuple[Span, Span]:
+    """Returns the parts of `a` and of `b`, [start, end), that lie between their common first and last lines."""
     shorter = min(len(a), len(b))
     head = next((n for n in range(shorter) if a[n] != b[n]), shorter)
     tail = next((n for n in range(shorter - head) if a[-1 - n] != b[-1 - n]), shorter - head)

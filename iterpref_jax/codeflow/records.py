@@ -98,8 +98,9 @@ def read_pairs(path: rows.PathLike) -> Iterator[Pair]:
       UserError: at the first row that is not a pair.
     """
     seen: dict[str, str] = {}
+    stem = rows.stem(path)
     for number, (place, row) in enumerate(rows.read_rows(path)):
-        pair = _pair(row, place, default_id=f"{rows.stem(path)}/{number}")
+        pair = _pair(row, place, default_id=f"{stem}/{number}")
         _refuse_repeated("pair_id", pair.pair_id, place, seen)
         yield pair
 

@@ -47,6 +47,7 @@ TABLE = (
     "logps/chosen",
     "logps/rejected",
 )
+PHASES = ("open_s", "weights_s", "reference_s", "evaluation_s", "compile_s", "update_s")
 EXPLANATION = """\
 Rewards are beta times the sum of log-ratios (policy against reference) over the *weighted* tokens of a side: under a
 focal recipe the rejected side is its focus alone. At step 0 the policy is the reference, so every reward is 0 and the
@@ -69,7 +70,8 @@ def write(workdir: str) -> Path:
         raise UserError(f"{metrics} does not exist: {workdir} is not the folder of a training run")
     lines = read_metrics(metrics)
     train, held_out = ([line for line in lines if line["split"] == split] for split in ("train", "eval"))
-    parts = [f"# Run {folder.name}\n", _summary(train), _held_out_table(held_out), EXPLANATION]
+    starts = [line for line in lines if line["split"] == "start"]
+    parts = [f"# Run {folder.name}\n", _summary(train), _speed(train, starts), _held_out_table(held_out), EXPLANATION]
     parts += [f"![{title}]({name}.png)\n" for name, title in _plot_all(folder, train, held_out)]
     report = folder / "report.md"
     report.write_text("\n".join(parts))
@@ -87,6 +89,23 @@ def _summary(train: list[dict[str, Any]]) -> str:
     return (
         f"{last['step']} updates; {rate:.1f} pairs/s, {tokens:.0f} tokens/s, {padding:.0%} padding; "
         f"training loss {train[0]['loss']:.4f} -> {last['loss']:.4f}.\n"
+    )
+
+
+def _speed(train: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
+    """Returns what the devices waited for: at the start, and for input."""
+    # Runs of earlier versions did not tell.
+    timed = [line for line in train[1:] if "step_s" in line]
+    if not (timed and starts):
+        return ""
+    start, seconds = starts[-1], sum(line["step_s"] for line in timed)
+    rows = sum(line["rows_per_second"] * line["step_s"] for line in timed) / seconds
+    waited = sum(line["input_wait_s"] for line in timed) / seconds
+    phases = ", ".join(f"{name[:-2]} {spent:.1f}" for name, spent in start.items() if name in PHASES)
+    return (
+        f"First update after {start['time_to_first_step_s']:.1f} s ({phases}). Waiting for input: {waited:.1%} of the "
+        f"time; a thread of the pipeline lays out {start['input_rows_per_second']:.0f} rows/s, the updates take "
+        f"{rows:.1f}.\n"
     )
 
 

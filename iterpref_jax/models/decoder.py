@@ -171,13 +171,21 @@ class Decoder:
 
     def embed(self, table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
         """Returns the embeddings of `tokens` in the compute dtype."""
-        x = self._vocab_table(table_VD)[tokens]
+        x = self._looked_up(table_VD, tokens).astype(self.compute.compute_dtype)
         # Rounded to the compute dtype before it is used, as in `transformers`.
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype) if self.config.scale_embedding else x
 
+    def _looked_up(self, table_VD: jax.Array, tokens_RT: jax.Array) -> jax.Array:
+        if self.placement is None:
+            return table_VD[tokens_RT]
+        # Every device looks its replica's tokens up in its part of the table: activations are exchanged, never the
+        # table or its gradient, which are far larger.
+        tokens_RT = self.placement.constrain(tokens_RT, ("replica_row", "token"))
+        return self.pin(self.placement.constrain(table_VD[tokens_RT], ("replica_row", "token", "embed")))
+
     def _vocab_table(self, table_VD: jax.Array) -> jax.Array:
-        # Gathered over fsdp here, once, as every weight is: look-ups and logits by a table sharded over embed would
-        # have to reshard whole activations.
+        # Gathered over fsdp here, once, as every weight is: logits by a table sharded over embed would have to reshard
+        # whole activations.
         table_VD = table_VD.astype(self.compute.compute_dtype)
         if self.placement is None:
             return table_VD

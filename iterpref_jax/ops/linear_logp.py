@@ -229,13 +229,14 @@ class _Blocks:
 
 
 def block_size(tile_bytes: int, targets: int, vocab: int) -> int:
-    """Returns the ids of one block: a power of two whose float32 logits take `tile_bytes`, within [128, vocab].
+    """Returns the ids of one block, a multiple of 128: blocks are even, and a block's float32 logits fit `tile_bytes`.
 
-    >>> block_size(4 << 20, 512, 151_936)
-    2048
+    >>> block_size(128 << 20, 1024, 152_064)
+    30464
     """
-    most = max(128, tile_bytes // (4 * targets))
-    return min(1 << (most.bit_length() - 1), vocab)
+    most = max(128, tile_bytes // (4 * targets) // 128 * 128)
+    blocks = -(-vocab // most)
+    return min(-(-vocab // (128 * blocks)) * 128, vocab)
 
 
 def _keeps(projection: Projection, hidden_RGD: jax.Array, table_VD: jax.Array) -> bool:

@@ -13,6 +13,8 @@ from iterpref_jax.errors import UserError
 # dim -> the mesh axes that shard it. A dim that is not listed here is a defect of ours, not a replicated one.
 SHARDING_RULES: dict[str, tuple[str, ...]] = {
     "row": ("data", "fsdp"),
+    # Rows that all devices of a replica hold.
+    "replica_row": ("data",),
     "vocab": ("tensor",),
     "embed": ("fsdp",),
     "heads": ("tensor",),

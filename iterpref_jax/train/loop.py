@@ -22,14 +22,18 @@ from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import parted
 from iterpref_jax.models.transformer import Params
-from iterpref_jax.progress import progress, say
+from iterpref_jax.progress import Advance, progress, say
 from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.flight import Clock, Flight, Update
 from iterpref_jax.train.metrics import MetricsLog, Work, first_bad
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
+from iterpref_jax.train.profile import Profiler
 from iterpref_jax.train.run import Run
 from iterpref_jax.train.signals import stop_requested
+from iterpref_jax.train.startup import Startup
 from iterpref_jax.train.step import (
+    Metrics,
     TrainState,
     abstract_state,
     init_state,
@@ -42,8 +46,8 @@ from iterpref_jax.train.step import (
 # rounding only), and sections that training does not read.
 MAY_CHANGE = (
     *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
-    *("data.pipeline", "data.path", "reference", "mesh"),
-    *("inject", "sandbox", "build", "decode", "serve"),
+    *("data.pipeline", "data.path", "reference", "mesh", "profile"),
+    *("inject", "sandbox", "build", "compile", "decode", "serve"),
 )
 
 
@@ -55,14 +59,16 @@ class Outcome:
     finished: bool
 
 
-def train(run: Run, config: dict[str, Any]) -> Outcome:
+def train(run: Run, config: dict[str, Any], startup: Startup | None = None) -> Outcome:
     """Trains until the planned end or a request to stop; `config` (JSON) is stored and compared on resume.
 
-    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ under the run's folder.
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and profile/ under the run's folder. `startup` counts
+    from the command's start, where it is given.
 
     Raises:
         UserError: a folder that holds another run, NaN or infinite metrics, data that does not fit.
     """
+    startup = startup or Startup()
     run.workdir.mkdir(parents=True, exist_ok=True)
     # The signal handlers outlive the checkpoints: closing waits for the last save, which a signal must not cut short.
     with (
@@ -73,12 +79,15 @@ def train(run: Run, config: dict[str, Any]) -> Outcome:
         _check_same_run(run, config, checkpoints)
         trainer = Trainer(run, checkpoints, config)
         say(trainer.describe())
+        startup.ends("open")
         # Under LoRA a resumed run needs the base as well: checkpoints hold the adapters alone.
         fresh = run.decoder.lora.rank > 0 or not checkpoints.steps()
         params = run.load_params() if fresh else None
+        startup.ends("weights")
         if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
             return Outcome(checkpoints.steps()[-1] if checkpoints.steps() else 0, False)
-        return trainer.run_to_end(trainer.start(params), should_stop)
+        startup.ends("reference")
+        return trainer.run_to_end(trainer.start(params), should_stop, startup)
 
 
 def open_checkpoints(run: Run) -> Checkpoints:
@@ -113,16 +122,13 @@ class Trainer:
             steps=settings.train.steps,
             seed=settings.seed,
         )
+        settings.profile.check(self.plan.steps)
         schedule = make_schedule(settings.optimizer, self.plan.steps)
         self.optimizer = make_optimizer(settings.optimizer, schedule)
         self.shardings = state_shardings(run.decoder, self.optimizer, settings.model.param_dtype, run.placement)
-        step = make_train_step(
-            run.decoder, settings.objective, self.optimizer, schedule, logits_chunk=settings.model.logits_chunk
-        )
+        step = make_train_step(run.decoder, settings.objective, self.optimizer, schedule)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        self.eval_step = jax.jit(
-            make_eval_step(run.decoder, settings.objective, logits_chunk=settings.model.logits_chunk)
-        )
+        self.eval_step = jax.jit(make_eval_step(run.decoder, settings.objective))
 
     def start(self, params: Params | None) -> TrainState:
         """Returns the newest checkpoint's state, or the state of a new run."""
@@ -146,37 +152,72 @@ class Trainer:
             f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}"
         )
 
-    def run_to_end(self, state: TrainState, should_stop: Callable[[], bool]) -> Outcome:
-        first = int(state.step)
-        every = self.run.settings.train
+    def run_to_end(self, state: TrainState, should_stop: Callable[[], bool], startup: Startup) -> Outcome:
+        first, steps = int(state.step), self.plan.steps
+        source = self._source("train", self.plan)
         # A run that died before its first checkpoint starts anew, its first evaluation included.
         log = MetricsLog(Path(self.run.workdir), resume_step=first or -1)
-        with contextlib.closing(log), progress("training", self.plan.steps, "steps", start=first) as advance:
+        with contextlib.closing(log), progress("training", steps, "steps", start=first) as advance:
             if not log.has(first, "eval") and self._evaluates(first):
                 self._evaluate(state, first, log)
-            began = time.monotonic()
-            for done, batch in enumerate(self._batches(first), start=first + 1):
-                state, values = self._update(state, batch, done)
-                work = Work(batch).throughput(time.monotonic() - began, self.run.decoder.config)
-                log.write(done, "train", values | work)
-                advance(1, _note(values))
-                stopping, last = should_stop(), done == self.plan.steps
+            startup.ends("evaluation")
+            clock = Clock()
+            flight = Flight(lambda update: self._read(update, clock, log, advance))
+            batches = iterate(source, self.run.settings.data.pipeline, range(first, steps))
+
+            def is_due(done: int) -> bool:
+                return should_stop() or done == first + 1 or self._saves(done) or self._evaluates(done)
+
+            for done, updated in self._updates(state, clock.fetched(batches, flight), flight, is_due, startup):
+                if done == first + 1:
+                    log.write(first, "start", startup.seconds() | {"input_rows_per_second": self._input_rate(source)})
+                stopping = should_stop() and done < steps
                 # Saved before it is evaluated: an evaluation may be longer than the time that SIGTERM leaves.
-                if last or stopping or _due(done, every.checkpoint_every):
-                    self.checkpoints.save(done, state, self._about(done))
-                if stopping and not last:
+                if stopping or self._saves(done):
+                    self.checkpoints.save(done, updated, self._about(done))
+                if stopping:
                     return Outcome(done, False)
                 if self._evaluates(done):
-                    self._evaluate(state, done, log)
-                began = time.monotonic()
-        return Outcome(self.plan.steps, True)
+                    self._evaluate(updated, done, log)
+                clock.restart()
+        return Outcome(steps, True)
+
+    def _updates(
+        self,
+        state: TrainState,
+        batches: Iterator[RowBatch],
+        flight: Flight,
+        is_due: Callable[[int], bool],
+        startup: Startup,
+    ) -> Iterator[tuple[int, TrainState]]:
+        """Makes an update a batch; yields (number, state) where something `is_due`, after everything was checked."""
+        first = int(state.step) + 1
+        profiler = Profiler(self.run.settings.profile.updates, self.run.workdir / "profile")
+        with contextlib.closing(profiler):
+            for done, batch in enumerate(batches, start=first):
+                if profiler.begins_at(done):
+                    flight.land()
+                    profiler.begin()
+                state, metrics = self._update(state, batch, done)
+                if done == first:
+                    startup.ends("compile")
+                flight.put(Update(done, metrics, Work(batch)))
+                ends = profiler.ends_at(done)
+                if not (is_due(done) or ends):
+                    continue
+                flight.land()
+                if ends:
+                    profiler.close()
+                if done == first:
+                    startup.ends("update")
+                    say(str(startup))
+                yield done, state
+
+    def _saves(self, done: int) -> bool:
+        return done == self.plan.steps or _due(done, self.run.settings.train.checkpoint_every)
 
     def _evaluates(self, done: int) -> bool:
         return done in (0, self.plan.steps) or _due(done, self.run.settings.train.eval_every)
-
-    def _batches(self, first: int) -> Iterator[RowBatch]:
-        source = self._source("train", self.plan)
-        return iterate(source, self.run.settings.data.pipeline, range(first, self.plan.steps))
 
     def _source(self, name: str, plan: Plan) -> StepSource:
         return StepSource(
@@ -204,13 +245,31 @@ class Trainer:
         plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
         return self._source("eval", plan)
 
-    def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, dict[str, Any]]:
-        state, metrics = self.step(state, self.run.place(batch))
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, Metrics]:
+        """Hands update `done` to the devices; nothing waits for it here."""
+        with jax.profiler.StepTraceAnnotation("update", step_num=done):
+            return self.step(state, self.run.place(batch))
+
+    def _read(self, update: Update, clock: Clock, log: MetricsLog, advance: Advance) -> None:
+        """Waits for an update, checks and logs it."""
+        values = {name: float(value) for name, value in jax.device_get(update.metrics).items()}
         bad = first_bad(values)
         if bad:
-            raise UserError(self._nan_report(bad, values[bad], done))
-        return state, values
+            raise UserError(self._nan_report(bad, values[bad], update.number))
+        seconds, waited = clock.lap()
+        speed = update.work.throughput(seconds, self.run.decoder.config)
+        inputs = {"step_s": seconds, "input_wait_s": waited, "input_wait_fraction": waited / seconds}
+        log.write(update.number, "train", values | speed | inputs)
+        advance(1, _note(values))
+
+    def _input_rate(self, source: StepSource) -> float:
+        """Rows a second that the pipeline lays out, from the time of one batch in one thread.
+
+        Threads share one interpreter, so that a second one adds little; worker processes multiply it.
+        """
+        began = time.monotonic()
+        rows = Work(source[0]).rows
+        return rows / (time.monotonic() - began) * max(1, self.run.settings.data.pipeline.workers)
 
     def _nan_report(self, name: str, value: float, done: int) -> str:
         self.checkpoints.wait()
@@ -241,7 +300,7 @@ class Trainer:
 
     def _eval_norms(self, plan: Plan) -> dict[str, jax.Array]:
         """The denominators over the whole split, so that a split's mean does not depend on its batches."""
-        tokens = plan.costs.chosen_targets.sum() if self.run.settings.objective.nll_norm == "token" else plan.pairs
+        tokens = plan.costs.chosen_terms.sum() if self.run.settings.objective.nll_norm == "token" else plan.pairs
         return {"pairs": jnp.float32(plan.pairs), "nll": jnp.float32(tokens)}
 
     def _about(self, done: int) -> dict[str, Any]:
@@ -252,7 +311,7 @@ def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _note(values: dict[str, float | None]) -> str:
+def _note(values: dict[str, float]) -> str:
     shown = ("loss", "rewards/margins", "rewards/accuracies")
     return "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
 

@@ -13,20 +13,9 @@ import tensorboardX
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.parallel.topology import chip_of
 from iterpref_jax.train.atomic import replace_text
-
-# Dense bf16 peak FLOP/s a device, from the vendors' data sheets. Elsewhere (CPU) `mfu` is null.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from iterpref_jax.train.flops import model_flops, seen
 
 
 class MetricsLog:
@@ -80,28 +69,21 @@ class Work:
         self.tokens = int(used.sum())
         self.slots = microbatches * int(np.prod(batch.tokens_RT.shape[1:]))
         self.pairs = int((batch.pair_weight_RP > 0).sum())
-        # A target has a weight in one of the two sums; a causal query sees depth + 1 keys.
-        self.targets = int(((batch.weight_RG != 0) | (batch.nll_weight_RG != 0)).sum())
-        self.keys_seen = (np.asarray(batch.depth_RT, np.int64) + 1)[used]
+        self.rows = int((batch.pair_weight_RP > 0).any(-1).sum())
+        # A row's terms use all of its targets, 0 to the last.
+        is_term = (batch.weight_RE != 0) | (batch.nll_weight_RE != 0)
+        self.targets = int(np.where(is_term, batch.term_RE + 1, 0).max(-1).sum())
+        self.depth = np.asarray(batch.depth_RT)[used]
 
     def train_flops(self, config: ModelConfig) -> float:
-        """Model FLOPs of forward and backward (3 x forward), without recomputation or padding.
-
-        An adapted model counts like one that is trained whole: adapters save memory, and a part of the backward pass.
-        """
-        heads, head_dim, kv = config.num_attention_heads, config.head_dim, config.num_key_value_heads
-        kernels = 2 if config.mlp == "plain" else 3
-        mlp = kernels * config.intermediate_size * (config.num_experts_per_tok if config.mlp == "experts" else 1)
-        projections = config.hidden_size * (head_dim * (2 * heads + 2 * kv) + mlp + config.num_experts)
-        windows = [kind.window or np.iinfo(np.int64).max for kind in config.layer_kinds]
-        keys_seen = sum(int(np.minimum(self.keys_seen, window).sum()) for window in windows)
-        layers = 2 * projections * self.tokens * config.num_hidden_layers + 4 * heads * head_dim * keys_seen
-        return 3.0 * (layers + 2 * config.hidden_size * config.vocab_size * self.targets)
+        """Model FLOPs of forward and backward pass, without recomputation or padding."""
+        return model_flops(config, seen(config, self.depth, self.targets))
 
     def throughput(self, seconds: float, config: ModelConfig) -> dict[str, float | None]:
-        """Returns pairs and tokens a second, padding, and MFU (null where the device's peak is unknown)."""
+        """Returns pairs, rows and tokens a second, padding, and MFU (null where the device's peak is unknown)."""
         return {
             "pairs_per_second": self.pairs / seconds,
+            "rows_per_second": self.rows / seconds,
             "tokens_per_second": self.tokens / seconds,
             "padding_fraction": 1 - self.tokens / self.slots,
             "mfu": mfu(self.train_flops(config) / seconds),
@@ -110,6 +92,5 @@ class Work:
 
 def mfu(flops_per_second: float) -> float | None:
     """Model FLOP/s over the bf16 peak of all devices, or None on a device without a known peak."""
-    kind = jax.devices()[0].device_kind
-    peaks = [peak for name, peak in sorted(PEAK_FLOPS.items()) if kind.startswith(name)]
-    return flops_per_second / (peaks[-1] * jax.device_count()) if peaks else None
+    chip = chip_of(jax.devices()[0].device_kind)
+    return flops_per_second / (chip.flops * jax.device_count()) if chip else None

@@ -112,11 +112,15 @@ def test_no_array_of_all_logits_exists():
     assert memory.temp_size_in_bytes < all_logits / 4
 
 
-def test_a_block_is_a_power_of_two_that_fits_the_tile():
-    assert block_size(4 << 20, 512, 151_936) == 2048
-    assert block_size(4 << 20, 500, 151_936) == 2048
-    assert block_size(1, 512, 151_936) == 128
-    assert block_size(4 << 20, 512, 1000) == 1000
+@pytest.mark.parametrize("vocab", [1000, 49_152, 151_936, 152_064])
+@pytest.mark.parametrize("targets", [1, 64, 500, 1024])
+@pytest.mark.parametrize("tile", [1, 4 << 20, 128 << 20])
+def test_blocks_fit_the_tile_and_waste_less_than_a_lane_each(vocab, targets, tile):
+    size = block_size(tile, targets, vocab)
+    blocks = -(-vocab // size)
+    assert size == vocab or size % 128 == 0
+    assert size <= 128 or 4 * size * targets <= tile
+    assert blocks * size - vocab < 128 * blocks
 
 
 def test_gather_takes_the_source_columns():

@@ -1,0 +1,159 @@
+"""One run of ours, measured: the other half of step_vs_trl.py and layouts.py, which start it.
+
+It opens a run as `iterpref train` does and takes the steps of its `Trainer`; only checkpoints and logs are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import measured
+from real_pairs import BASE_CONFIG
+
+from iterpref_jax import settings
+from iterpref_jax.data import schema
+from iterpref_jax.data.batch import RowBatch
+from iterpref_jax.data.pipeline import iterate
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.train.loop import Trainer, open_checkpoints
+from iterpref_jax.train.metrics import Work, mfu
+from iterpref_jax.train.run import Run, RunSettings, open_run
+
+LANES = 128
+
+
+def read_settings(overrides: list[str]) -> RunSettings:
+    """Returns the settings of configs/base.py with these overrides."""
+    return settings.read_run(settings.load_config(BASE_CONFIG, overrides))
+
+
+def fitting_run(run_settings: RunSettings, workdir: str) -> Run:
+    """Opens the run with rows long enough for its longest pair: layouts that share less need longer ones."""
+    run = open_run(run_settings, workdir, training=False)
+    longest = int(run.costs(run.train_split).tokens.max())
+    tokens = max(run_settings.rows.tokens, -(-longest // LANES) * LANES)
+    rows = dataclasses.replace(run_settings.rows, tokens=tokens)
+    return open_run(dataclasses.replace(run_settings, rows=rows), workdir)
+
+
+def reference_pass(run: Run, params: Any) -> float:
+    """Fills the run's reference cache; returns the seconds a pair.
+
+    The pass comes twice, into two folders: the second one finds its program compiled.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(run.workdir / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    seconds = 0.0
+    for folder in ("first", ""):
+        settings = dataclasses.replace(run.settings.reference, path=folder and str(run.workdir / folder))
+        one = dataclasses.replace(run, settings=dataclasses.replace(run.settings, reference=settings))
+        began = time.perf_counter()
+        one.ensure_reference(params, lambda: False)
+        seconds = time.perf_counter() - began
+    return seconds / len(run.train_split)
+
+
+def opened(spec: dict[str, Any]) -> tuple[Run, Trainer]:
+    """Opens the run of a child's spec, and its trainer: its plan is made, nothing is compiled."""
+    run = fitting_run(read_settings(spec["overrides"]), spec["workdir"])
+    run.workdir.mkdir(parents=True)
+    return run, Trainer(run, open_checkpoints(run), {})
+
+
+def batches(run: Run, trainer: Trainer) -> Iterator[RowBatch]:
+    """Yields the batches of all steps, as training reads them."""
+    source = trainer._source("train", trainer.plan)
+    return iterate(source, run.settings.data.pipeline, range(trainer.plan.steps))
+
+
+def work_of(run: Run, batch: RowBatch) -> dict[str, float]:
+    """Returns what one step computes: columns hold the tokens and padding, FLOPs are the model's."""
+    work = Work(batch)
+    flops = work.train_flops(run.decoder.config)
+    return {"tokens": work.tokens, "columns": work.slots, "targets": work.targets, "flops": flops}
+
+
+def count(spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns the work of every step without computing anything, and the length of a row."""
+    run, trainer = opened(spec)
+    work = [work_of(run, batch) for batch in batches(run, trainer)]
+    return _columns(work) | {"row_tokens": trainer.plan.caps.tokens}
+
+
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns the work, times and losses of every step, and the peak memory of all."""
+    run, trainer = opened(spec)
+    params = run.load_params()
+    reference_s = reference_pass(run, params) if run.settings.objective.uses_reference else 0.0
+    state, stream, found = trainer.start(params), batches(run, trainer), []
+    for _ in range(trainer.plan.steps):
+        began = time.perf_counter()
+        batch = next(stream)
+        state, metrics = trainer.step(state, run.place(batch))
+        values = jax.device_get(metrics)
+        seconds = time.perf_counter() - began
+        found.append({"step_s": seconds, "losses": float(values["loss"])} | work_of(run, batch))
+    device, found = jax.devices()[0], _columns(found)
+    return found | {
+        "mfu": mfu(sum(found["flops"][1:]) / sum(found["step_s"][1:])),
+        "reference_s_per_pair": reference_s,
+        "row_tokens": trainer.plan.caps.tokens,
+        "pairs": ordered_pairs(run, trainer),
+        "peak_bytes": peak_bytes(device),
+        "parameters": run.parameters(),
+        "device_kind": device.device_kind,
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def peak_bytes(device: jax.Device) -> int:
+    """Returns the most memory that was in use: of the process on a CPU, of the device elsewhere."""
+    return measured.peak_host_bytes() if device.platform == "cpu" else device.memory_stats()["peak_bytes_in_use"]
+
+
+def ordered_pairs(run: Run, trainer: Trainer) -> list[list[str]]:
+    """Returns the names of every step's pairs, sorted within the step."""
+    plan, split = trainer.plan, run.train_split
+    return [sorted(split[int(record)].pair_id for record in plan.records(step)) for step in range(plan.steps)]
+
+
+def prepare(spec: dict[str, Any]) -> dict[str, Any]:
+    """Writes what both sides start from: the weights as a Hugging Face folder, the pairs in the order of our steps.
+
+    Within a step pairs come by length, which changes no loss and spares a competitor that batches them padding.
+    """
+    run, trainer = opened(spec)
+    hf_checkpoint.save(
+        spec["model"],
+        run.decoder.config,
+        run.load_params(),
+        dtype="float32",
+        copy_from=None,
+        max_shard_gb=5.0,
+        inert={"max_position_embeddings": trainer.plan.caps.tokens},
+    )
+    with Path(spec["pairs"]).open("w") as out:
+        for step in range(trainer.plan.steps):
+            examples = [run.train_split[int(record)] for record in trainer.plan.records(step)]
+            for example in sorted(examples, key=_length):
+                ids = {name: getattr(example, name).tolist() for name in schema.ID_FIELDS}
+                out.write(json.dumps(ids) + "\n")
+    return {}
+
+
+def _length(example: schema.Example) -> int:
+    return len(example.prompt_ids) + max(len(example.chosen_ids), len(example.rejected_ids))
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+if __name__ == "__main__":
+    measured.answer(lambda spec: prepare(spec) if "pairs" in spec else measure(spec))
