@@ -24,9 +24,9 @@ from iterpref_jax.ops.linear_logp import HeadShards, Projection, softcapped
 from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, choose, tree_attention
 from iterpref_jax.parallel.rules import Placement
 
-# The size of a tile of logits: on a CPU it fits the cache of a core, elsewhere it fills the device.
-TILE_BYTES = {"cpu": 4 << 20}
-LARGE_TILE_BYTES = 128 << 20
+# Targets and token ids of a tile of logits: on a CPU it fits the cache of a core, elsewhere it fills the device.
+LOGITS_TILE = {"cpu": (256, 2048)}
+LARGE_LOGITS_TILE = (1024, 32_768)
 
 REMAT_POLICIES = {"none": None, "full": jax.checkpoint_policies.nothing_saveable}
 
@@ -95,15 +95,15 @@ class Decoder:
 
     def projection(self, rows: int) -> Projection:
         """Returns how `ops.linear_logp` computes the log-probs of this many rows."""
-        config, placement = self.config, self.placement
-        shards = placement and HeadShards(
-            mesh=placement.mesh,
-            rows=placement.axes("row", rows),
-            vocab=placement.axes("vocab", config.vocab_size),
-            embed=placement.axes("embed", config.hidden_size),
-        )
+        config, placement, shards = self.config, self.placement, None
+        # Collectives over one device would be copies.
+        if placement is not None and placement.mesh.size > 1:
+            dims = dict(row=rows, vocab=config.vocab_size, embed=config.hidden_size)
+            shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
+        targets, vocab = LOGITS_TILE.get(self.platform, LARGE_LOGITS_TILE)
         return Projection(
-            tile_bytes=TILE_BYTES.get(self.platform, LARGE_TILE_BYTES),
+            targets=targets,
+            vocab=vocab,
             kept_bytes=self.compute.logits_mb << 20,
             softcap=config.final_logit_softcapping,
             shards=shards,

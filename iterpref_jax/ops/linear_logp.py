@@ -1,11 +1,12 @@
 """Log-probabilities of chosen targets without logits of the whole batch.
 
-The vocabulary is taken in blocks: a tile of logits [R, G, B] is made, read and forgotten while it is in cache, by a
-running log-sum-exp forward and, made again, by its gradient backward. A block of the table is gathered from the devices
-that hold it when its turn comes, and its gradient is summed where it lives: neither the whole table nor all logits ever
-exist on one device.
+The vocabulary is taken in blocks and the targets of a device in tiles, as far as there are any: a tile of logits [N, B]
+is made, read and forgotten while it is in cache, by a running log-sum-exp forward and, made again, by its gradient
+backward. A block of the table is gathered from the devices that hold it when its turn comes, and its gradient is summed
+where it lives: neither the whole table nor all logits ever exist on one device.
 
-Letters: R row, T token, G gathered target, D embed, V vocab, B block of the vocabulary.
+Letters: R row, T token, G gathered target, D embed, V vocab, B block of the vocabulary, N used targets of a device (all
+of its rows' in one list, padded to whole tiles), n tile of them.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class Projection:
     """How the vocabulary projection is computed.
 
     Args:
-        tile_bytes: the size on one device of the float32 logits of one block.
+        targets: of a tile.
+        vocab: the most token ids of a tile.
         kept_bytes: if all logits of one device take no more than this, they are kept for the backward pass.
         softcap: bends logits smoothly into (-softcap, softcap); None leaves them.
         shards: None on one device.
     """
 
-    tile_bytes: int
+    targets: int
+    vocab: int
     kept_bytes: int
     softcap: float | None = None
     shards: HeadShards | None = None
@@ -61,60 +64,57 @@ def gather_sources(hidden_RTD: jax.Array, source_RG: jax.Array) -> jax.Array:
 
 
 def linear_logp(
-    hidden_RGD: jax.Array, table_VD: jax.Array, target_RG: jax.Array, projection: Projection
+    hidden_RGD: jax.Array, table_VD: jax.Array, target_RG: jax.Array, used_RG: jax.Array, projection: Projection
 ) -> tuple[jax.Array, jax.Array]:
     """Returns log softmax(hidden @ table.T)[target] and that softmax's entropy (nats), float32 [R, G].
 
-    Products of the inputs (the table in the hidden states' dtype) accumulate in float32 and log-sum-exp is float32:
-    preference losses subtract sums over hundreds of tokens. The entropy has no gradient.
+    Both are 0 where `used_RG` is False, and cost nothing there. Products of the inputs (the table in the hidden states'
+    dtype) accumulate in float32 and log-sum-exp is float32: preference losses subtract sums over hundreds of tokens.
+    The entropy has no gradient.
     """
-    logp_RG, entropy_RG = _linear_logp(projection, hidden_RGD, table_VD, target_RG)
+    logp_RG, entropy_RG = _linear_logp(projection, hidden_RGD, table_VD, target_RG, used_RG)
     return logp_RG, jax.lax.stop_gradient(entropy_RG)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _linear_logp(projection: Projection, hidden_RGD, table_VD, target_RG):
-    return _forward(projection, False, hidden_RGD, table_VD, target_RG)[:2]
+def _linear_logp(projection: Projection, hidden_RGD, table_VD, target_RG, used_RG):
+    return _forward(projection, False, hidden_RGD, table_VD, target_RG, used_RG)[:2]
 
 
-def _linear_logp_fwd(projection: Projection, hidden_RGD, table_VD, target_RG):
-    arrays = hidden_RGD.value, table_VD.value, target_RG.value
+def _linear_logp_fwd(projection: Projection, *primals):
+    arrays = tuple(primal.value for primal in primals)
     logp, entropy, lse, kept = _forward(projection, _keeps(projection, *arrays[:2]), *arrays)
     # Whether the table is trained (it is not under adapters) is told by a tree's structure: residuals cannot be bools.
-    return (logp, entropy), (*arrays, lse, kept, () if table_VD.perturbed else None)
+    return (logp, entropy), (*arrays, lse, kept, () if primals[1].perturbed else None)
 
 
 def _linear_logp_bwd(projection: Projection, residuals, cotangents):
-    hidden, table, target, lse, kept, is_trained = residuals
-    grad_RG = cotangents[0]
-    if isinstance(grad_RG, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros_like(hidden), jnp.zeros_like(table), None
-    to_hidden, to_table = _backward(projection, is_trained is not None, hidden, table, target, lse, kept, grad_RG)
-    return to_hidden, to_table, None
+    *arrays, is_trained = residuals
+    if isinstance(cotangents[0], jax.custom_derivatives.SymbolicZero):
+        return jnp.zeros_like(arrays[0]), jnp.zeros_like(arrays[1]), None, None
+    return *_backward(projection, is_trained is not None, *arrays, cotangents[0]), None, None
 
 
 _linear_logp.defvjp(_linear_logp_fwd, _linear_logp_bwd, symbolic_zeros=True)
 
 
-def _forward(projection: Projection, keeps: bool, hidden_RGD, table_VD, target_RG):
-    """Returns log-probs, entropies and log-sum-exps [R, G], and all logits [blocks, R, G, B] or None."""
+def _forward(projection: Projection, keeps: bool, *arrays: jax.Array):
+    """Returns log-probs, entropies and log-sum-exps [R, G], and all logits [blocks, N, B] or None."""
     on_device = functools.partial(_forward_on_device, projection, keeps)
-    row, block, table = _specs(projection.shards)
-    run = _on_shards(on_device, projection.shards, (row, table, row), (row, row, row, block if keeps else None))
-    return run(hidden_RGD, table_VD, target_RG)
+    row, kept, table = _specs(projection.shards)
+    outs = row, row, row, kept if keeps else None
+    return _on_shards(on_device, projection.shards, (row, table, row, row), outs)(*arrays)
 
 
-def _backward(projection: Projection, is_trained: bool, hidden_RGD, table_VD, target_RG, lse_RG, kept, grad_RG):
+def _backward(projection: Projection, is_trained: bool, *arrays: Any):
     """Returns the gradients of the hidden states and the table (zeros if it is not trained)."""
     on_device = functools.partial(_backward_on_device, projection, is_trained)
-    row, block, table = _specs(projection.shards)
-    ins = (row, table, row, row, None if kept is None else block, row)
-    run = _on_shards(on_device, projection.shards, ins, (row, table))
-    return run(hidden_RGD, table_VD, target_RG, lse_RG, kept, grad_RG)
+    row, kept, table = _specs(projection.shards)
+    return _on_shards(on_device, projection.shards, (row, table, row, row, row, kept, row), (row, table))(*arrays)
 
 
 def _specs(shards: HeadShards | None) -> tuple[Any, Any, Any]:
-    """Returns the specs of arrays [R, ...], of kept logits [blocks, R, ...] and of the table."""
+    """Returns the specs of arrays [R, ...], of kept logits [blocks, N, B] and of the table."""
     if shards is None:
         return None, None, None
     rows, vocab, embed = (axes or None for axes in (shards.rows, shards.vocab, shards.embed))
@@ -127,67 +127,121 @@ def _on_shards(function: Callable[..., Any], shards: HeadShards | None, ins: tup
     return jax.shard_map(function, mesh=shards.mesh, in_specs=ins, out_specs=outs, check_vma=False)
 
 
-def _forward_on_device(projection: Projection, keeps: bool, hidden_RGD, table_VD, target_RG):
-    blocks = _Blocks(projection, hidden_RGD, table_VD)
+def _forward_on_device(projection: Projection, keeps: bool, hidden_RGD, table_VD, target_RG, used_RG):
+    used = _Used(projection, used_RG)
+    blocks = _Blocks(projection, table_VD, hidden_RGD.dtype)
+    hidden_ND, target_N = used.listed(hidden_RGD), used.listed(target_RG)
 
-    def add(carry: tuple, number: jax.Array) -> tuple[tuple, jax.Array | None]:
-        best, total, weighted, picked = carry
-        logits = blocks.logits(number)
-        counted = jnp.where(blocks.is_new(number), logits, LEAST)
-        new_best = jnp.maximum(best, counted.max(-1))
-        shrink, odds = jnp.exp(best - new_best), jnp.exp(counted - new_best[..., None])
-        weighted = weighted * shrink + (odds * logits).sum(-1)
-        picked += _pick(counted, target_RG - blocks.first_id(number))
-        return (new_best, total * shrink + odds.sum(-1), weighted, picked), logits if keeps else None
+    def add_block(carry: tuple, number: jax.Array) -> tuple[tuple, jax.Array | None]:
+        table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
 
-    zeros = jnp.zeros(target_RG.shape, jnp.float32)
-    (best, total, weighted, picked), kept = jax.lax.scan(add, (zeros + LEAST, zeros, zeros, zeros), blocks.numbers)
+        def add_tile(tile: jax.Array, found: tuple) -> tuple:
+            *sums, kept = found
+            best, total, weighted, picked = (used.cut(x, tile) for x in sums)
+            logits = blocks.logits(used.cut(hidden_ND, tile), table_BD)
+            counted = jnp.where(is_new_B, logits, LEAST)
+            new_best = jnp.maximum(best, counted.max(-1))
+            shrink, odds = jnp.exp(best - new_best), jnp.exp(counted - new_best[:, None])
+            total, weighted = total * shrink + odds.sum(-1), weighted * shrink + (odds * logits).sum(-1)
+            picked += _pick(counted, used.cut(target_N, tile) - first_id)
+            sums = [used.paste(x, y, tile) for x, y in zip(sums, (new_best, total, weighted, picked), strict=True)]
+            return *sums, used.paste(kept, logits, tile) if keeps else None
+
+        kept = jnp.zeros((used.size, blocks.size), jnp.float32) if keeps else None
+        *carry, kept = jax.lax.fori_loop(0, used.tiles, add_tile, (*carry, kept))
+        return tuple(carry), kept
+
+    zeros = jnp.zeros(used.size, jnp.float32)
+    sums, kept = jax.lax.scan(add_block, (zeros + LEAST, zeros, zeros, zeros), blocks.numbers)
+    best, total, weighted, picked = (used.unlisted(x) for x in sums)
     if blocks.vocab_axes:
         best, here = jax.lax.pmax(best, blocks.vocab_axes), best
         shrink = jnp.exp(here - best)
         total, weighted, picked = jax.lax.psum((total * shrink, weighted * shrink, picked), blocks.vocab_axes)
+    total = jnp.where(used_RG, total, 1)
     lse = best + jnp.log(total)
-    return picked - lse, lse - weighted / total, lse, kept
+    return *(jnp.where(used_RG, x, 0) for x in (picked - lse, lse - weighted / total, lse)), kept
 
 
-def _backward_on_device(projection: Projection, is_trained: bool, hidden_RGD, table_VD, target_RG, lse_RG, kept, grad):
-    blocks = _Blocks(projection, hidden_RGD, table_VD)
+def _backward_on_device(
+    projection: Projection, is_trained: bool, hidden_RGD, table_VD, target_RG, used_RG, lse_RG, kept, grad_RG
+):
+    used = _Used(projection, used_RG)
+    blocks = _Blocks(projection, table_VD, hidden_RGD.dtype)
+    listed = [used.listed(x) for x in (hidden_RGD, target_RG, used_RG, lse_RG, grad_RG)]
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def add(carry: tuple, number_and_kept: tuple) -> tuple[tuple, None]:
+    def add_block(carry: tuple, number_and_kept: tuple) -> tuple[tuple, None]:
         to_hidden, to_table = carry
-        number, logits = number_and_kept
-        logits = blocks.logits(number) if logits is None else logits
-        is_target = (target_RG - blocks.first_id(number))[..., None] == jnp.arange(blocks.size)
-        to_logits = (is_target - jnp.exp(logits - lse_RG[..., None])) * grad[..., None]
-        if projection.softcap is not None:
-            to_logits *= 1 - jnp.square(logits / projection.softcap)
-        to_logits = jnp.where(blocks.is_new(number), to_logits, 0).astype(hidden_RGD.dtype)
-        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        to_hidden += product("rgv,vd->rgd", to_logits, blocks.table(number))
-        if is_trained:
-            to_table = blocks.add_to_table(to_table, number, product("rgv,rgd->vd", to_logits, hidden_RGD))
-        return (to_hidden, to_table), None
+        number, kept_NB = number_and_kept
+        table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
 
-    start = jnp.zeros(hidden_RGD.shape, jnp.float32), jnp.zeros(table_VD.shape if is_trained else (), jnp.float32)
-    (to_hidden, to_table), _ = jax.lax.scan(add, start, (blocks.numbers, kept))
+        def add_tile(tile: jax.Array, carry: tuple) -> tuple:
+            to_hidden, to_block = carry
+            hidden, target, is_used, lse, grad = (used.cut(x, tile) for x in listed)
+            logits = blocks.logits(hidden, table_BD) if kept_NB is None else used.cut(kept_NB, tile)
+            is_target = (target - first_id)[:, None] == jnp.arange(blocks.size)
+            to_logits = (is_target - jnp.exp(logits - lse[:, None])) * grad[:, None]
+            if projection.softcap is not None:
+                to_logits *= 1 - jnp.square(logits / projection.softcap)
+            to_logits = jnp.where(is_new_B & is_used[:, None], to_logits, 0).astype(hidden.dtype)
+            part = used.cut(to_hidden, tile) + product("nv,vd->nd", to_logits, table_BD)
+            to_block = to_block + product("nv,nd->vd", to_logits, hidden) if is_trained else None
+            return used.paste(to_hidden, part, tile), to_block
+
+        to_block = jnp.zeros(table_BD.shape, jnp.float32) if is_trained else None
+        to_hidden, to_block = jax.lax.fori_loop(0, used.tiles, add_tile, (to_hidden, to_block))
+        return (to_hidden, blocks.add_to_table(to_table, number, to_block) if is_trained else None), None
+
+    to_hidden = jnp.zeros(listed[0].shape, jnp.float32)
+    start = to_hidden, jnp.zeros(table_VD.shape, jnp.float32) if is_trained else None
+    (to_hidden, to_table), _ = jax.lax.scan(add_block, start, (blocks.numbers, kept))
+    to_hidden = used.unlisted(to_hidden).astype(jnp.float32)
     if blocks.vocab_axes:
         to_hidden = jax.lax.psum(to_hidden, blocks.vocab_axes)
     to_table = blocks.summed(to_table).astype(table_VD.dtype) if is_trained else jnp.zeros_like(table_VD)
     return to_hidden.astype(hidden_RGD.dtype), to_table
 
 
+class _Used:
+    """The used targets of one device's rows as a list [N] in tiles, of which only those that hold any are walked."""
+
+    def __init__(self, projection: Projection, used_RG: jax.Array):
+        self._shape, self._tile = used_RG.shape, min(projection.targets, used_RG.size)
+        self.size = -(-used_RG.size // self._tile) * self._tile
+        self.tiles = (used_RG.sum() + self._tile - 1) // self._tile
+        self._order = jnp.argsort(~used_RG.reshape(-1), stable=True)
+
+    def listed(self, x: jax.Array) -> jax.Array:
+        """[R, G, ...] -> [N, ...], used ones first."""
+        x = x.reshape(-1, *x.shape[2:])[self._order]
+        return jnp.pad(x, [(0, self.size - len(x))] + [(0, 0)] * (x.ndim - 1))
+
+    def unlisted(self, x: jax.Array) -> jax.Array:
+        """[N, ...] -> [R, G, ...]"""
+        back = jnp.zeros_like(self._order).at[self._order].set(jnp.arange(len(self._order)), unique_indices=True)
+        return x[back].reshape(*self._shape, *x.shape[1:])
+
+    def cut(self, x: jax.Array, tile: jax.Array) -> jax.Array:
+        """[N, ...] -> [n, ...]"""
+        return jax.lax.dynamic_slice_in_dim(x, tile * self._tile, self._tile)
+
+    def paste(self, x: jax.Array, part: jax.Array, tile: jax.Array) -> jax.Array:
+        """Returns x [N, ...] with a tile replaced."""
+        return jax.lax.dynamic_update_slice_in_dim(x, part, tile * self._tile, axis=0)
+
+
 class _Blocks:
     """The vocabulary on one device, block by block. The last block reaches back over ids that the one before has."""
 
-    def __init__(self, projection: Projection, hidden_RGD: jax.Array, table_VD: jax.Array):
-        rows, targets, _ = hidden_RGD.shape
+    def __init__(self, projection: Projection, table_VD: jax.Array, dtype: jnp.dtype):
         shards = projection.shards
         self.row_axes, self.vocab_axes, self.embed_axes = (
             ((), (), ()) if shards is None else (shards.rows, shards.vocab, shards.embed)
         )
-        self._hidden, self._table, self._softcap = hidden_RGD, table_VD, projection.softcap
+        self._table, self._dtype, self._softcap = table_VD, dtype, projection.softcap
         self._vocab = table_VD.shape[0]
-        self.size = block_size(projection.tile_bytes, rows * targets, self._vocab)
+        self.size = block_size(projection.vocab, self._vocab)
         self.numbers = jnp.arange(-(-self._vocab // self.size))
 
     def _start(self, number: jax.Array) -> jax.Array:
@@ -204,14 +258,12 @@ class _Blocks:
 
     def table(self, number: jax.Array) -> jax.Array:
         """Returns the block of the table [B, D] in the hidden states' dtype."""
-        block = jax.lax.dynamic_slice_in_dim(self._table, self._start(number), self.size, axis=0)
-        block = block.astype(self._hidden.dtype)
+        block = jax.lax.dynamic_slice_in_dim(self._table, self._start(number), self.size, axis=0).astype(self._dtype)
         return jax.lax.all_gather(block, self.embed_axes, axis=1, tiled=True) if self.embed_axes else block
 
-    def logits(self, number: jax.Array) -> jax.Array:
-        """Returns the logits [R, G, B], float32."""
-        block = self.table(number)
-        logits = jnp.einsum("rgd,vd->rgv", self._hidden, block, preferred_element_type=jnp.float32)
+    def logits(self, hidden_nD: jax.Array, table_BD: jax.Array) -> jax.Array:
+        """Returns the logits [n, B], float32."""
+        logits = jnp.einsum("nd,vd->nv", hidden_nD, table_BD, preferred_element_type=jnp.float32)
         return softcapped(logits, self._softcap)
 
     def add_to_table(self, total: jax.Array, number: jax.Array, part: jax.Array) -> jax.Array:
@@ -228,13 +280,12 @@ class _Blocks:
         return jax.lax.psum(total, axes) if axes else total
 
 
-def block_size(tile_bytes: int, targets: int, vocab: int) -> int:
-    """Returns the ids of one block, a multiple of 128: blocks are even, and a block's float32 logits fit `tile_bytes`.
+def block_size(most: int, vocab: int) -> int:
+    """Returns the ids of one block, a multiple of 128 if not all: as many blocks as `most` asks for, as even as can be.
 
-    >>> block_size(128 << 20, 1024, 152_064)
-    30464
+    >>> block_size(2048, 49_152), block_size(32_768, 152_064)
+    (2048, 30464)
     """
-    most = max(128, tile_bytes // (4 * targets) // 128 * 128)
     blocks = -(-vocab // most)
     return min(-(-vocab // (128 * blocks)) * 128, vocab)
 
@@ -246,8 +297,8 @@ def _keeps(projection: Projection, hidden_RGD: jax.Array, table_VD: jax.Array) -
     return 4 * logits <= projection.kept_bytes
 
 
-def _pick(logits_RGB: jax.Array, place_RG: jax.Array) -> jax.Array:
+def _pick(logits_nB: jax.Array, place_n: jax.Array) -> jax.Array:
     """Returns the logit of each target that lies in this block (and is new), else 0."""
-    size = logits_RGB.shape[-1]
-    found = jnp.take_along_axis(logits_RGB, jnp.clip(place_RG, 0, size - 1)[..., None], axis=-1)[..., 0]
-    return jnp.where((place_RG >= 0) & (place_RG < size) & (found > LEAST), found, 0)
+    size = logits_nB.shape[-1]
+    found = jnp.take_along_axis(logits_nB, jnp.clip(place_n, 0, size - 1)[:, None], axis=-1)[:, 0]
+    return jnp.where((place_n >= 0) & (place_n < size) & (found > LEAST), found, 0)

@@ -17,7 +17,13 @@ from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.experts import load_balance
 from iterpref_jax.models.lora import joined, parted
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
-from iterpref_jax.objectives.preference import ObjectiveSettings, loss_and_metrics, mean_entropy, normalisers
+from iterpref_jax.objectives.preference import (
+    ObjectiveSettings,
+    loss_and_metrics,
+    mean_entropy,
+    normalisers,
+    used_targets,
+)
 from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
 from iterpref_jax.parallel.rules import Placement
 
@@ -80,7 +86,8 @@ def target_logps(decoder: Decoder, params: Params, micro: RowBatch) -> jax.Array
 def _logps(decoder: Decoder, params: Params, hidden_RTD: jax.Array, micro: RowBatch) -> tuple[jax.Array, jax.Array]:
     """Returns the targets' log-probs, and the entropies of the distributions that they were scored by [R, G]."""
     hidden_RGD = gather_sources(hidden_RTD, micro.source_RG)
-    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, decoder.projection(hidden_RGD.shape[0]))
+    projection = decoder.projection(hidden_RGD.shape[0])
+    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, used_targets(micro), projection)
 
 
 def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
