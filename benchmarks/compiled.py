@@ -31,6 +31,7 @@ from iterpref_jax.data.packing import Caps
 from iterpref_jax.data.schema import Example
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.hf_config import from_hf
+from iterpref_jax.objectives.preference import used_targets
 from iterpref_jax.ops.linear_logp import block_size
 from iterpref_jax.ops.tree_attention_gpu import pick_tiles
 from iterpref_jax.ops.tree_attention_tpu import block_size as query_block
@@ -124,18 +125,20 @@ def full_row(tree: Tree, pairs: int) -> tuple[Caps, RowBatch]:
 def executed(run: RunSettings, decoder: Decoder, caps: Caps, row: RowBatch, row_shards: int) -> float:
     """Returns the FLOPs of one row's training."""
     config, attention = decoder.config, decoder.attention
-    targets = run.rows.rows_per_microbatch // row_shards * caps.targets
+    rows = run.rows.rows_per_microbatch // row_shards
     vocab, shards = config.vocab_size, decoder.placement.shards("vocab", config.vocab_size)
     projection = decoder.projection(run.rows.rows_per_microbatch)
-    block = block_size(projection.tile_bytes, targets, vocab // shards)
+    block = block_size(projection.vocab, vocab // shards)
     blocks = -(-vocab // shards // block) * shards
-    counts = laid_out(config, rows=1, tokens=caps.tokens, targets=caps.targets, vocab=blocks * block)
+    used, tile = rows * int(used_targets(row).sum()), projection.targets
+    tiles = -(-used // tile)
+    counts = laid_out(config, rows=1, tokens=caps.tokens, targets=tiles * tile // rows, vocab=blocks * block)
     if attention != "xla":
         side, tile = query_block(caps.tokens), pick_tiles(config.head_dim, 2).forward
         queries, keys = (side, side) if attention == "tpu" else (tile.queries, tile.keys)
         scores = walked(config, row.visible_until_RT, row.depth_RT, queries=queries, keys=keys)
         counts = dataclasses.replace(counts, scores=scores)
-    keeps_logits = 4 * targets * vocab // shards <= projection.kept_bytes
+    keeps_logits = 4 * rows * caps.targets * vocab // shards <= projection.kept_bytes
     return executed_flops(config, counts, remat=run.model.compute.remat, attention=attention, keeps_logits=keeps_logits)
 
 

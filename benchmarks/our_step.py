@@ -68,7 +68,7 @@ def opened(spec: dict[str, Any]) -> tuple[Run, Trainer]:
 
 def batches(run: Run, trainer: Trainer) -> Iterator[RowBatch]:
     """Yields the batches of all steps, as training reads them."""
-    source = trainer._source("train", trainer.plan)
+    source = trainer.source("train", trainer.plan)
     return iterate(source, run.settings.data.pipeline, range(trainer.plan.steps))
 
 

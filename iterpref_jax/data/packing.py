@@ -34,7 +34,7 @@ def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
         UserError: pairs that do not fit an empty row, with their number and the size that would hold them.
     """
     tokens, targets = (max(1, int(column.sum())) for column in costs.whole_groups())
-    # A quarter above the mean density: rows rarely fill up on targets first, each of which is a row of logits.
+    # A quarter above the mean density: rows rarely fill up on targets first.
     most_targets = rows.targets or _lanes(1.25 * rows.tokens * targets / tokens, costs.targets)
     caps = Caps(
         tokens=rows.tokens,

@@ -144,8 +144,8 @@ def _forward_on_device(projection: Projection, keeps: bool, hidden_RGD, table_VD
             shrink, odds = jnp.exp(best - new_best), jnp.exp(counted - new_best[:, None])
             total, weighted = total * shrink + odds.sum(-1), weighted * shrink + (odds * logits).sum(-1)
             picked += _pick(counted, used.cut(target_N, tile) - first_id)
-            sums = [used.paste(x, y, tile) for x, y in zip(sums, (new_best, total, weighted, picked), strict=True)]
-            return *sums, used.paste(kept, logits, tile) if keeps else None
+            new = zip(sums, (new_best, total, weighted, picked), strict=True)
+            return *(used.paste(x, part, tile) for x, part in new), used.paste(kept, logits, tile) if keeps else None
 
         kept = jnp.zeros((used.size, blocks.size), jnp.float32) if keeps else None
         *carry, kept = jax.lax.fori_loop(0, used.tiles, add_tile, (*carry, kept))
@@ -199,7 +199,7 @@ def _backward_on_device(
     to_hidden = used.unlisted(to_hidden).astype(jnp.float32)
     if blocks.vocab_axes:
         to_hidden = jax.lax.psum(to_hidden, blocks.vocab_axes)
-    to_table = blocks.summed(to_table).astype(table_VD.dtype) if is_trained else jnp.zeros_like(table_VD)
+    to_table = jnp.zeros_like(table_VD) if to_table is None else blocks.summed(to_table).astype(table_VD.dtype)
     return to_hidden.astype(hidden_RGD.dtype), to_table
 
 
@@ -292,8 +292,9 @@ def block_size(most: int, vocab: int) -> int:
 
 def _keeps(projection: Projection, hidden_RGD: jax.Array, table_VD: jax.Array) -> bool:
     shards, logits = projection.shards, hidden_RGD.shape[0] * hidden_RGD.shape[1] * table_VD.shape[0]
-    for axis in () if shards is None else (*shards.rows, *shards.vocab):
-        logits //= shards.mesh.shape[axis]
+    if shards is not None:
+        for axis in (*shards.rows, *shards.vocab):
+            logits //= shards.mesh.shape[axis]
     return 4 * logits <= projection.kept_bytes
 
 

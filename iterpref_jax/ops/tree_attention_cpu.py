@@ -41,7 +41,8 @@ def tree_attention_cpu(
     tokens = query_RTNH.shape[1]
     arrays = query_RTNH, key_RTKH, value_RTKH, visible_until_RT, depth_RT
     padded = (jnp.pad(x, [(0, 0), (0, -tokens % BLOCK)] + [(0, 0)] * (x.ndim - 2)) for x in arrays)
-    return _attention(scale, window, *padded)[:, :tokens]
+    out: jax.Array = _attention(scale, window, *padded)
+    return out[:, :tokens]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

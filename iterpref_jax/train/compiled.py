@@ -17,7 +17,14 @@ from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.parallel.topology import Topology
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
 from iterpref_jax.train.run import RunSettings
-from iterpref_jax.train.step import TrainState, abstract_state, batch_shardings, make_train_step, state_shardings
+from iterpref_jax.train.step import (
+    TrainState,
+    abstract_state,
+    batch_shardings,
+    jitted,
+    make_train_step,
+    state_shardings,
+)
 
 
 class DoesNotFit(Exception):
@@ -64,7 +71,7 @@ def compile_step(
     state = _placed(abstract_state(decoder, optimizer, settings.model.param_dtype), shardings)
     batch = abstract_batch(caps, (microbatches, settings.rows.rows_per_microbatch), placement)
     step = make_train_step(decoder, settings.objective, optimizer, schedule)
-    lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+    lowered = jitted(step, shardings).lower(state, batch)
     compiled = _compile(lowered, topology)
     memory = _memory(state, batch, _peak(compiled.memory_analysis(), placement.platform))
     if memory.peak > topology.chip.hbm_bytes:

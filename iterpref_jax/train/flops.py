@@ -22,7 +22,7 @@ from iterpref_jax.ops.tree_blocks import tree_blocks
 # Products of 2 H FLOPs a score. Forward: q k and p v. Backward: q k again, do v, and the gradients of q, k and v; the
 # kernels make the gradient of q in a pass of its own, which computes the first two once more.
 ATTENTION_FORWARD = 2
-ATTENTION_BACKWARD = {"xla": 5, "tpu": 7, "gpu": 7}
+ATTENTION_BACKWARD = {"xla": 5, "cpu": 5, "tpu": 7, "gpu": 7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +48,10 @@ def seen(config: ModelConfig, depth: np.ndarray, targets: int) -> Counts:
 
 
 def laid_out(config: ModelConfig, *, rows: int, tokens: int, targets: int, vocab: int) -> Counts:
-    """Returns what `rows` rows of `tokens` columns and `targets` targets compute, full or not.
+    """Returns what `rows` rows of `tokens` columns compute, full or not.
 
-    XLA's attention scores whole blocks of queries against the columns up to their end; `vocab` is the vocabulary in
-    whole blocks.
+    `targets` is the number of used targets a row in whole tiles, and `vocab` the vocabulary in whole blocks. XLA's
+    attention scores whole blocks of queries against the columns up to their end.
     """
     scores = sum((stop - start) * stop for start, stop in query_blocks(tokens))
     return Counts(rows * tokens, rows * targets * vocab, rows * scores * config.num_hidden_layers)

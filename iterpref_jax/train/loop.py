@@ -37,6 +37,7 @@ from iterpref_jax.train.step import (
     TrainState,
     abstract_state,
     init_state,
+    jitted,
     make_eval_step,
     make_train_step,
     state_shardings,
@@ -127,7 +128,7 @@ class Trainer:
         self.optimizer = make_optimizer(settings.optimizer, schedule)
         self.shardings = state_shardings(run.decoder, self.optimizer, settings.model.param_dtype, run.placement)
         step = make_train_step(run.decoder, settings.objective, self.optimizer, schedule)
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.step = jitted(step, self.shardings)
         self.eval_step = jax.jit(make_eval_step(run.decoder, settings.objective))
 
     def start(self, params: Params | None) -> TrainState:
@@ -154,7 +155,7 @@ class Trainer:
 
     def run_to_end(self, state: TrainState, should_stop: Callable[[], bool], startup: Startup) -> Outcome:
         first, steps = int(state.step), self.plan.steps
-        source = self._source("train", self.plan)
+        source = self.source("train", self.plan)
         # A run that died before its first checkpoint starts anew, its first evaluation included.
         log = MetricsLog(Path(self.run.workdir), resume_step=first or -1)
         with contextlib.closing(log), progress("training", steps, "steps", start=first) as advance:
@@ -219,7 +220,8 @@ class Trainer:
     def _evaluates(self, done: int) -> bool:
         return done in (0, self.plan.steps) or _due(done, self.run.settings.train.eval_every)
 
-    def _source(self, name: str, plan: Plan) -> StepSource:
+    def source(self, name: str, plan: Plan) -> StepSource:
+        """Returns this host's batches of a split."""
         return StepSource(
             split=self.run.splits()[name],
             plan=plan,
@@ -243,7 +245,7 @@ class Trainer:
         if split is None:
             return None
         plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
-        return self._source("eval", plan)
+        return self.source("eval", plan)
 
     def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, Metrics]:
         """Hands update `done` to the devices; nothing waits for it here."""

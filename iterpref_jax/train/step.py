@@ -100,12 +100,12 @@ def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
     def loss(params: Params, micro: RowBatch, norms: Metrics) -> tuple[jax.Array, Metrics]:
         slots = 2 * micro.pair_weight_RP.shape[-1]
         inputs = params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT
-        has_router = objective.router_aux_loss_coef > 0
-        hidden_RTD, routing = decoder.hidden_and_routing(*inputs) if has_router else (decoder.hidden(*inputs), None)
+        wants_routing = objective.router_aux_loss_coef > 0
+        hidden_RTD, routing = decoder.hidden_and_routing(*inputs) if wants_routing else (decoder.hidden(*inputs), None)
         logp_RG, entropy_RG = _logps(decoder, params, hidden_RTD, micro)
         total, metrics = loss_and_metrics(objective, logp_RG, micro, slots, norms)
         metrics["entropy"] = mean_entropy(entropy_RG, micro, slots, norms["pairs"])
-        if has_router:
+        if routing is not None:
             balance = load_balance(routing, micro.visible_until_RT > 0, decoder.config.num_experts_per_tok)
             balance *= micro.pair_weight_RP.sum() / norms["pairs"]
             total += objective.router_aux_loss_coef * balance
@@ -148,6 +148,11 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
+
+
+def jitted(step: Callable, shardings: TrainState) -> Any:
+    """Returns the step as it is run, or compiled for other devices: the new state takes the old one's memory."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def make_eval_step(decoder: Decoder, objective: ObjectiveSettings) -> Callable[[Params, RowBatch, Metrics], Metrics]:

@@ -87,17 +87,17 @@ SHAPES = {
 def test_executed_flops_are_the_products_in_the_traced_gradient(shape, remat, kept_bytes):
     config = model_config(**SHAPES[shape], num_hidden_layers=3, vocab_size=300)
     decoder = Decoder(config, dataclasses.replace(COMPUTE, remat=remat))
-    projection = Projection(tile_bytes=1, kept_bytes=kept_bytes)
+    projection = Projection(vocab=128, targets=2 * 70, kept_bytes=kept_bytes)
 
     def loss(params, ints_RT, ints_RG):
         hidden_RTD = decoder.hidden(params, ints_RT, ints_RT, ints_RT)
         hidden_RGD = gather_sources(hidden_RTD, ints_RG)
-        return jnp.sin(linear_logp(hidden_RGD, decoder.head(params), ints_RG, projection)[0]).sum()
+        return jnp.sin(linear_logp(hidden_RGD, decoder.head(params), ints_RG, ints_RG > 0, projection)[0]).sum()
 
     ints = [jax.ShapeDtypeStruct((2, size), jnp.int32) for size in (200, 70)]
     traced = jax.make_jaxpr(jax.grad(loss))(abstract_params(config, "float32"), *ints)
-    # 300 ids in blocks of 128.
-    assert block_size(1, 2 * 70, 300) == 128
+    # One tile of all targets, 300 ids in blocks of 128.
+    assert block_size(128, 300) == 128
     counts = laid_out(config, rows=2, tokens=200, targets=70, vocab=384)
     expected = executed_flops(config, counts, remat=remat, attention="xla", keeps_logits=kept_bytes > 0)
     assert expected == products(traced.jaxpr)
