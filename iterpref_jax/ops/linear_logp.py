@@ -72,8 +72,8 @@ def linear_logp(
     dtype) accumulate in float32 and log-sum-exp is float32: preference losses subtract sums over hundreds of tokens.
     The entropy has no gradient.
     """
-    logp_RG, entropy_RG = _linear_logp(projection, hidden_RGD, table_VD, target_RG, used_RG)
-    return logp_RG, jax.lax.stop_gradient(entropy_RG)
+    found: tuple[jax.Array, jax.Array] = _linear_logp(projection, hidden_RGD, table_VD, target_RG, used_RG)
+    return found[0], jax.lax.stop_gradient(found[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -148,8 +148,8 @@ def _forward_on_device(projection: Projection, keeps: bool, hidden_RGD, table_VD
             return *(used.paste(x, part, tile) for x, part in new), used.paste(kept, logits, tile) if keeps else None
 
         kept = jnp.zeros((used.size, blocks.size), jnp.float32) if keeps else None
-        *carry, kept = jax.lax.fori_loop(0, used.tiles, add_tile, (*carry, kept))
-        return tuple(carry), kept
+        *sums, kept = jax.lax.fori_loop(0, used.tiles, add_tile, (*carry, kept))
+        return tuple(sums), kept
 
     zeros = jnp.zeros(used.size, jnp.float32)
     sums, kept = jax.lax.scan(add_block, (zeros + LEAST, zeros, zeros, zeros), blocks.numbers)
