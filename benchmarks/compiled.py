@@ -32,7 +32,7 @@ from iterpref_jax.data.schema import Example
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.hf_config import from_hf
 from iterpref_jax.objectives.preference import used_targets
-from iterpref_jax.ops.linear_logp import block_size
+from iterpref_jax.ops.linear_logp import block_size, keeps_logits
 from iterpref_jax.ops.tree_attention_gpu import pick_tiles
 from iterpref_jax.ops.tree_attention_tpu import block_size as query_block
 from iterpref_jax.parallel.mesh import make_mesh
@@ -138,8 +138,8 @@ def executed(run: RunSettings, decoder: Decoder, caps: Caps, row: RowBatch, row_
         queries, keys = (side, side) if attention == "tpu" else (tile.queries, tile.keys)
         scores = walked(config, row.visible_until_RT, row.depth_RT, queries=queries, keys=keys)
         counts = dataclasses.replace(counts, scores=scores)
-    keeps_logits = 4 * rows * caps.targets * vocab // shards <= projection.kept_bytes
-    return executed_flops(config, counts, remat=run.model.compute.remat, attention=attention, keeps_logits=keeps_logits)
+    keeps = keeps_logits(projection, run.rows.rows_per_microbatch * caps.targets * vocab)
+    return executed_flops(config, counts, remat=run.model.compute.remat, attention=attention, keeps_logits=keeps)
 
 
 def largest(fits: Callable[[int], bool], tried: int, fitted: bool) -> int:

@@ -7,7 +7,7 @@
 Rows hold pairs in the `shared` layout: real ones (`--data`, what `iterpref build` wrote), or of random lengths.
 
     dense    scores of the whole row at once, in the inputs' precision
-    xla      blocks of queries           tpu, gpu    our kernels
+    xla      blocks of queries           cpu, tpu, gpu    our kernels
     cudnn    jax.nn.dot_product_attention with the trees' mask as a bias (GPU)
     splash   JAX's TPU kernel on a causal mask, which cannot say what a tree sees; compiled only
 
@@ -40,7 +40,7 @@ from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.parallel.topology import open_topology
 
 WEIGHTING = Weighting(recipe=find_recipe("target_rpo"), seed=0, nll_norm="example")
-FORMS = {"cpu": ("dense", "xla"), "gpu": ("dense", "xla", "gpu", "cudnn"), "tpu": ("dense", "xla", "tpu")}
+FORMS = {"cpu": ("dense", "xla", "cpu"), "gpu": ("dense", "xla", "gpu", "cudnn"), "tpu": ("dense", "xla", "tpu")}
 COMPILED_ONLY = {"tpu": ("xla", "tpu", "splash"), "gpu": ("xla", "gpu")}
 
 Attention = Callable[..., jax.Array]  # (query, key, value, visible_until, depth) -> attended

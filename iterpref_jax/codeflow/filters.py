@@ -198,8 +198,12 @@ def _other_tokens(one: str, other: str) -> bool:
 
 
 def _ambiguous_and_tokens(lines: list[str]) -> tuple[list[str], list[str]]:
-    ambiguous = [line for line in lines if _AMBIGUOUS.search(line)]
-    tokens = [token for line in lines if not _AMBIGUOUS.search(line) for token in _TREE_TOKEN.findall(line)]
+    ambiguous, tokens = [], []
+    for line in lines:
+        if _AMBIGUOUS.search(line):
+            ambiguous.append(line)
+        else:
+            tokens += _TREE_TOKEN.findall(line)
     return ambiguous, sorted(token for token in tokens if token not in _RESPELT)
 
 

@@ -120,14 +120,15 @@ def load_indexes(folder: pathlib.Path, numbers: Sequence[int], split: str) -> li
     parts = [schema.load_index(index_path(folder, number, split)) for number in numbers]
     records = [records_path(folder, number, split) for number in numbers]
     for (before, before_path), (part, path) in itertools.pairwise(zip(parts, records, strict=True)):
-        part.previous_len[0] = schema.previous_len(_record(part, path, 0), _record(before, before_path, -1))
+        part.previous_len[0] = schema.previous_len(
+            _record(part, path, 0), _record(before, before_path, len(before) - 1)
+        )
     return parts
 
 
 def _record(index: schema.Index, path: pathlib.Path, number: int) -> schema.Example:
-    offset, length, crc = (int(column[number]) for column in (index.offset, index.length, index.crc))
     with contextlib.closing(tfrecord.RecordFile(path)) as file:
-        return schema.deserialize(file.read(offset, length, crc=crc))
+        return schema.read_record(file, index, number, record=number)
 
 
 def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[str]) -> Iterator[schema.Example]:

@@ -155,8 +155,7 @@ def costs(index: Index, rows: RowSettings, weighting: Weighting) -> Costs:
     tokens, targets = _alone(index, sizes, share=rows.layout != "separate")
     terms = sizes.chosen_targets + sizes.rejected_targets
     if rows.layout == "tree":
-        groups = np.cumsum(index.previous_len < 0) - 1
-        return Costs(tokens, targets, *_joined(index, sizes), terms, sizes.chosen_targets, groups)
+        return Costs(tokens, targets, *_joined(index, sizes), terms, sizes.chosen_targets, index.group)
     return Costs(tokens, targets, tokens, targets, terms, sizes.chosen_targets, np.arange(len(index)))
 
 

@@ -57,9 +57,9 @@ class StepSource:
     hosts: int
 
     def __post_init__(self):
-        if self.rows.rows_per_microbatch % self.hosts:
+        if self.plan.rows_per_microbatch % self.hosts:
             raise UserError(
-                f"rows.rows_per_microbatch is {self.rows.rows_per_microbatch}: it must be a multiple of the "
+                f"rows.rows_per_microbatch is {self.plan.rows_per_microbatch}: it must be a multiple of the "
                 f"{self.hosts} hosts"
             )
 
@@ -67,10 +67,11 @@ class StepSource:
         return self.plan.steps
 
     def __getitem__(self, step: int) -> RowBatch:
-        local = self.rows.rows_per_microbatch // self.hosts
+        rows = self.plan.rows_per_microbatch
+        local = rows // self.hosts
         batch = empty_batch((self.plan.microbatches, local), **dataclasses.asdict(self.plan.caps))
         for number, trees in enumerate(self.plan.rows(step)):
-            microbatch, row = divmod(number, self.rows.rows_per_microbatch)
+            microbatch, row = divmod(number, rows)
             if row // local == self.host:
                 laid = [lay_out([self.split[i] for i in tree], tree, self.rows, self.weighting) for tree in trees]
                 place(batch, (microbatch, row % local), laid, [self._ref_logps(tree) for tree in trees])

@@ -7,6 +7,7 @@ and the token counts from which a whole epoch is planned without reading a recor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -114,6 +115,11 @@ class Index:
     def __len__(self) -> int:
         return len(self.shard)
 
+    @functools.cached_property
+    def group(self) -> np.ndarray:
+        """The number of each record's group, which grows along the records."""
+        return np.cumsum(self.previous_len < 0) - 1
+
     def columns(self) -> dict[str, np.ndarray]:
         """Returns the columns by name."""
         return {name: getattr(self, name) for name in COLUMNS}
@@ -137,6 +143,12 @@ class Index:
 COLUMNS = tuple(field.name for field in dataclasses.fields(Index))
 # Byte places pass 2**31 and a CRC is unsigned; everything else counts tokens.
 DTYPES = {name: np.dtype(np.int64 if name in ("offset", "length", "crc") else np.int32) for name in COLUMNS}
+
+
+def read_record(file: tfrecord.RecordFile, index: Index, i: int, *, record: int) -> Example:
+    """Returns the pair that row `i` of an index places in a file, there number `record` (which errors name)."""
+    offset, length, crc = (int(column[i]) for column in (index.offset, index.length, index.crc))
+    return deserialize(file.read(offset, length, record=record, crc=crc))
 
 
 def load_index(path: epath.PathLike) -> Index:
@@ -250,10 +262,7 @@ class Split:
         if not 0 <= i < len(self):
             raise IndexError(f"pair {i} of {len(self)}")
         index, shard = self.index, int(self.index.shard[i])
-        data = self._files[shard].read(
-            int(index.offset[i]), int(index.length[i]), record=int(i - self._first[shard]), crc=int(index.crc[i])
-        )
-        return deserialize(data)
+        return read_record(self._files[shard], index, i, record=int(i - self._first[shard]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

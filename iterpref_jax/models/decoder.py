@@ -95,11 +95,9 @@ class Decoder:
 
     def projection(self, rows: int) -> Projection:
         """Returns how `ops.linear_logp` computes the log-probs of this many rows."""
-        config, placement, shards = self.config, self.placement, None
-        # Collectives over one device would be copies.
-        if placement is not None and placement.mesh.size > 1:
-            dims = dict(row=rows, vocab=config.vocab_size, embed=config.hidden_size)
-            shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
+        config, placement = self.config, self.placement
+        dims = dict(row=rows, vocab=config.vocab_size, embed=config.hidden_size)
+        shards = placement and HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
         targets, vocab = LOGITS_TILE.get(self.platform, LARGE_LOGITS_TILE)
         return Projection(
             targets=targets,

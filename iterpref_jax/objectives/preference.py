@@ -73,14 +73,15 @@ def of_terms(values_RG: jax.Array, batch: Any) -> jax.Array:
     return jnp.take_along_axis(values_RG, batch.term_RE, axis=1)
 
 
-def _used_terms(batch: Any) -> jax.Array:
+def used_terms(batch: Any) -> Any:
+    """Returns which terms have a weight in one of the two sums; `batch` may hold NumPy arrays."""
     return (batch.weight_RE != 0) | (batch.nll_weight_RE != 0)
 
 
 def used_targets(batch: Any) -> jax.Array:
     """Returns which targets [R, G] a term with a weight uses."""
     rows = jnp.arange(len(batch.term_RE))[:, None]
-    return jnp.zeros(batch.target_RG.shape, bool).at[rows, batch.term_RE].max(_used_terms(batch))
+    return jnp.zeros(batch.target_RG.shape, bool).at[rows, batch.term_RE].max(used_terms(batch))
 
 
 def segment_sums(values_RE: jax.Array, slot_RE: jax.Array, slots: int) -> jax.Array:
@@ -135,7 +136,7 @@ def loss_and_metrics(
 
 def mean_entropy(entropy_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> jax.Array:
     """Returns this microbatch's share of the entropy (nats): the mean over each pair, then over pairs."""
-    is_used = _used_terms(batch)
+    is_used = used_terms(batch)
     sums_RC = segment_sums(jnp.where(is_used, of_terms(entropy_RG, batch), 0.0), batch.slot_RE, slots)
     counts_RC = segment_sums(is_used.astype(jnp.float32), batch.slot_RE, slots)
 

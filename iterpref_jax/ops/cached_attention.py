@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from iterpref_jax.ops.tree_attention import MASKED
+from iterpref_jax.ops.tree_blocks import MASKED
 
 BLOCK = 128
 

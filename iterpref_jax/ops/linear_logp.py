@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,7 @@ def _linear_logp(projection: Projection, hidden_RGD, table_VD, target_RG, used_R
 
 def _linear_logp_fwd(projection: Projection, *primals):
     arrays = tuple(primal.value for primal in primals)
-    logp, entropy, lse, kept = _forward(projection, _keeps(projection, *arrays[:2]), *arrays)
+    logp, entropy, lse, kept = _forward(projection, keeps_logits(projection, arrays[3].size * len(arrays[1])), *arrays)
     # Whether the table is trained (it is not under adapters) is told by a tree's structure: residuals cannot be bools.
     return (logp, entropy), (*arrays, lse, kept, () if primals[1].perturbed else None)
 
@@ -290,12 +291,11 @@ def block_size(most: int, vocab: int) -> int:
     return min(-(-vocab // (128 * blocks)) * 128, vocab)
 
 
-def _keeps(projection: Projection, hidden_RGD: jax.Array, table_VD: jax.Array) -> bool:
-    shards, logits = projection.shards, hidden_RGD.shape[0] * hidden_RGD.shape[1] * table_VD.shape[0]
-    if shards is not None:
-        for axis in (*shards.rows, *shards.vocab):
-            logits //= shards.mesh.shape[axis]
-    return 4 * logits <= projection.kept_bytes
+def keeps_logits(projection: Projection, logits: int) -> bool:
+    """Whether so many logits, those of all devices and padding included, are kept for the backward pass."""
+    shards = projection.shards
+    split = 1 if shards is None else math.prod(shards.mesh.shape[axis] for axis in (*shards.rows, *shards.vocab))
+    return 4 * logits <= projection.kept_bytes * split
 
 
 def _pick(logits_nB: jax.Array, place_n: jax.Array) -> jax.Array:

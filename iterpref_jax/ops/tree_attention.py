@@ -13,14 +13,11 @@ import jax.numpy as jnp
 
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.ops.tree_attention_cpu import tree_attention_cpu
+from iterpref_jax.ops.tree_blocks import MASKED
 
 IMPLEMENTATIONS = ("xla", "cpu", "tpu", "gpu")
 # The best implementation by the platform of a device (a GPU that is only compiled for calls itself cuda); else "xla".
 _BEST = {"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu"}
-
-# Finite, so that a padding query, which sees no key, gets a finite (and unused) output and no NaN gradient.
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-
 
 # Queries are taken in at most this many blocks, none shorter than MIN_BLOCK: enough to skip most of the masked upper
 # triangle and to keep scores small, few enough to compile fast.

@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim as cut
 from jax.lax import dynamic_update_slice_in_dim as paste
 
-from iterpref_jax.ops.tree_blocks import tree_blocks
+from iterpref_jax.ops.tree_blocks import MASKED, in_whole_blocks, tree_blocks
 
 # Tokens of a query block and of a key block: measured, see EXPERIMENTS.md.
 BLOCK = 128
-LEAST = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
@@ -40,8 +39,7 @@ def tree_attention_cpu(
     """Returns attention outputs [R, T, N, H] as `tree_attention` does; those of padding queries are zeros."""
     tokens = query_RTNH.shape[1]
     arrays = query_RTNH, key_RTKH, value_RTKH, visible_until_RT, depth_RT
-    padded = (jnp.pad(x, [(0, 0), (0, -tokens % BLOCK)] + [(0, 0)] * (x.ndim - 2)) for x in arrays)
-    out: jax.Array = _attention(scale, window, *padded)
+    out: jax.Array = _attention(scale, window, *(in_whole_blocks(x, BLOCK) for x in arrays))
     return out[:, :tokens]
 
 
@@ -118,14 +116,14 @@ def _forward_row(row: _Row, query_KQTH, key_KTH, value_KTH) -> tuple[jax.Array, 
             best, total, mixed = carry
             j = row.other_IJ[i, visit]
             mask = row.mask(i, j)
-            scores = jnp.where(mask, row.scores(query, cut(key_KTH, j * BLOCK, BLOCK, 1)), LEAST)
+            scores = jnp.where(mask, row.scores(query, cut(key_KTH, j * BLOCK, BLOCK, 1)), MASKED)
             new_best = jnp.maximum(best, scores.max(-1))
             shrink, odds = jnp.exp(best - new_best), jnp.where(mask, jnp.exp(scores - new_best[..., None]), 0)
             values = _product("kqts,ksh->kqth", odds.astype(value_KTH.dtype), cut(value_KTH, j * BLOCK, BLOCK, 1))
             return new_best, total * shrink + odds.sum(-1), mixed * shrink[..., None] + values
 
         zeros = jnp.zeros((*heads, BLOCK))
-        start = zeros + LEAST, zeros, jnp.zeros((*heads, BLOCK, query.shape[-1]))
+        start = zeros + MASKED, zeros, jnp.zeros((*heads, BLOCK, query.shape[-1]))
         best, total, mixed = jax.lax.fori_loop(0, row.count_I[i], keys, start)
         total = jnp.where(total == 0, 1, total)
         out, lse = (mixed / total[..., None]).astype(query.dtype), best + jnp.log(total)

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from iterpref_jax.ops.tree_attention import MASKED
-from iterpref_jax.ops.tree_blocks import Visits, tree_blocks
+from iterpref_jax.ops.tree_blocks import MASKED, Visits, in_whole_blocks, tree_blocks
 
 LANES = 128
 MAX_BLOCK = 512
@@ -50,14 +49,10 @@ def tree_attention_tpu(
     """Returns attention outputs [R, T, N, H], zeros for padding queries; `interpret` runs on any platform."""
     tokens = query_RTNH.shape[1]
     block = block_size(tokens)
-
-    def padded(array: jax.Array) -> jax.Array:
-        return jnp.pad(array, [(0, 0), (0, -tokens % block)] + [(0, 0)] * (array.ndim - 2))
-
-    until_RT, depth_RT = padded(visible_until_RT).astype(jnp.int32), padded(depth_RT).astype(jnp.int32)
+    until_RT, depth_RT = (in_whole_blocks(x, block).astype(jnp.int32) for x in (visible_until_RT, depth_RT))
     blocks = tree_blocks(until_RT, depth_RT, window, query_block=block, key_block=block)
     rows_R12T = jnp.stack([until_RT, depth_RT], axis=1)[:, None]
-    heads_first = [padded(array).swapaxes(1, 2) for array in (query_RTNH, key_RTKH, value_RTKH)]
+    heads_first = [in_whole_blocks(array, block).swapaxes(1, 2) for array in (query_RTNH, key_RTKH, value_RTKH)]
     options = _Options(scale, window, block, interpret)
     out_RNTH: jax.Array = _attend(*heads_first, rows_R12T, blocks, options)
     return out_RNTH.swapaxes(1, 2)[:, :tokens]

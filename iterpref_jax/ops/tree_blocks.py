@@ -12,6 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# The score of what is not visible. Finite, so that a padding query, which sees no key, gets a finite (and unused)
+# output and no NaN gradient.
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+
 
 class Visits(NamedTuple):
     """For every block of one side, the blocks of the other side that it meets, in ascending order (int32).
@@ -31,6 +35,11 @@ class TreeBlocks(NamedTuple):
 
     keys_RIJ: Visits
     queries_RJI: Visits
+
+
+def in_whole_blocks(array_RT: jax.Array, block: int) -> jax.Array:
+    """Returns an array [R, T, ...] whose T is padded with zeros to whole blocks: columns that nobody sees."""
+    return jnp.pad(array_RT, [(0, 0), (0, -array_RT.shape[1] % block)] + [(0, 0)] * (array_RT.ndim - 2))
 
 
 def tree_blocks(

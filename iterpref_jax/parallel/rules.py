@@ -110,7 +110,10 @@ class Placement:
         return self._size(self.axes(dim, size))
 
     def axes(self, dim: str, size: int) -> tuple[str, ...]:
-        """Returns the mesh axes that split a dim of this size into more than one part."""
+        """Returns the mesh axes that split a dim of this size into more than one part.
+
+        Collectives over an axis of one device would be copies.
+        """
         return tuple(axis for axis in self._axes(dim, size) or () if self.mesh.shape[axis] > 1)
 
     def _axes(self, dim: str, size: int) -> tuple[str, ...] | None:

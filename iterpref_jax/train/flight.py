@@ -1,16 +1,18 @@
-"""One update in flight: while the devices compute it, the host reads the one before and fetches the next batch."""
+"""One item in flight: while the devices compute it, the host reads the one before and fetches the next batch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.train.metrics import Work
 from iterpref_jax.train.step import Metrics
+
+Item = TypeVar("Item")
 
 
 class Update(NamedTuple):
@@ -21,16 +23,16 @@ class Update(NamedTuple):
     work: Work
 
 
-class Flight:
-    """Holds back the newest update; `read` gets each one, in order, when it must be waited for."""
+class Flight(Generic[Item]):
+    """Holds back the newest item, which the devices compute; `read` gets each one, in order, when it is waited for."""
 
-    def __init__(self, read: Callable[[Update], None]):
+    def __init__(self, read: Callable[[Item], None]):
         self._read = read
-        self._newest: Update | None = None
+        self._newest: Item | None = None
 
-    def put(self, update: Update) -> None:
-        """Reads the update before `update`, while the devices compute this one."""
-        before, self._newest = self._newest, update
+    def put(self, item: Item) -> None:
+        """Reads the item before this one, while the devices compute this one."""
+        before, self._newest = self._newest, item
         if before is not None:
             self._read(before)
 
@@ -43,7 +45,7 @@ class Flight:
     @property
     def has_landed(self) -> bool:
         """Whether the devices have nothing to do."""
-        return self._newest is None or all(value.is_ready() for value in jax.tree.leaves(self._newest.metrics))
+        return all(x.is_ready() for x in jax.tree.leaves(self._newest) if hasattr(x, "is_ready"))
 
 
 class Clock:

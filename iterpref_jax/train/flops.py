@@ -12,12 +12,11 @@ import dataclasses
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.ops.tree_attention import query_blocks
-from iterpref_jax.ops.tree_blocks import tree_blocks
+from iterpref_jax.ops.tree_blocks import in_whole_blocks, tree_blocks
 
 # Products of 2 H FLOPs a score. Forward: q k and p v. Backward: q k again, do v, and the gradients of q, k and v; the
 # kernels make the gradient of q in a pass of its own, which computes the first two once more.
@@ -59,10 +58,10 @@ def laid_out(config: ModelConfig, *, rows: int, tokens: int, targets: int, vocab
 
 def walked(config: ModelConfig, visible_until_RT: Any, depth_RT: Any, *, queries: int, keys: int) -> int:
     """Returns the scores that kernels compute in these rows: blocks of queries x keys in which anything is visible."""
-    padding = ((0, 0), (0, -visible_until_RT.shape[1] % math.lcm(queries, keys)))
-    columns = jnp.pad(visible_until_RT, padding), jnp.pad(depth_RT, padding)
+    until_RT, depth_RT = (in_whole_blocks(x, math.lcm(queries, keys)) for x in (visible_until_RT, depth_RT))
     windows = [kind.window for kind in config.layer_kinds]
-    visits = {window: tree_blocks(*columns, window, query_block=queries, key_block=keys) for window in set(windows)}
+    sides = dict(query_block=queries, key_block=keys)
+    visits = {window: tree_blocks(until_RT, depth_RT, window, **sides) for window in set(windows)}
     return sum(int(visits[window].keys_RIJ.count.sum()) for window in windows) * queries * keys
 
 

@@ -163,7 +163,7 @@ class Trainer:
                 self._evaluate(state, first, log)
             startup.ends("evaluation")
             clock = Clock()
-            flight = Flight(lambda update: self._read(update, clock, log, advance))
+            flight: Flight[Update] = Flight(lambda update: self._read(update, clock, log, advance))
             batches = iterate(source, self.run.settings.data.pipeline, range(first, steps))
 
             def is_due(done: int) -> bool:

@@ -13,6 +13,7 @@ import tensorboardX
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.objectives.preference import used_terms
 from iterpref_jax.parallel.topology import chip_of
 from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.flops import model_flops, seen
@@ -71,8 +72,7 @@ class Work:
         self.pairs = int((batch.pair_weight_RP > 0).sum())
         self.rows = int((batch.pair_weight_RP > 0).any(-1).sum())
         # A row's terms use all of its targets, 0 to the last.
-        is_term = (batch.weight_RE != 0) | (batch.nll_weight_RE != 0)
-        self.targets = int(np.where(is_term, batch.term_RE + 1, 0).max(-1).sum())
+        self.targets = int(np.where(used_terms(batch), batch.term_RE + 1, 0).max(-1).sum())
         self.depth = np.asarray(batch.depth_RT)[used]
 
     def train_flops(self, config: ModelConfig) -> float:

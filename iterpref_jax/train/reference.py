@@ -28,6 +28,7 @@ from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import progress, say
 from iterpref_jax.train.atomic import replace_text
+from iterpref_jax.train.flight import Flight
 
 ABOUT_FILE = "reference.json"
 # A forward pass keeps no activations, so that more rows than in training go at a time.
@@ -173,24 +174,22 @@ def fill(
         return True
     done = sum(len(plan.records(part)) for part in range(len(paths)) if part not in missing)
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    # The part that the device computes while the one before it is written.
-    computing: list[tuple[int, RowBatch, jax.Array]] = []
     with progress(f"reference log-probs ({name})", plan.pairs, "pairs", start=done) as advance:
 
-        def write(part: int, batch: RowBatch, logps: jax.Array) -> None:
+        def write(scored: tuple[int, RowBatch, jax.Array]) -> None:
+            part, batch, logps = scored
             records = _by_record(np.asarray(logps), batch, plan, part)
             _write_part(paths[part], [records[record] for record in sorted(records)])
             advance(len(records))
 
+        flight, stopped = Flight(write), False
         for part, batch in zip(missing, iterate(source, pipeline, missing), strict=True):
-            if should_stop():
+            stopped = should_stop()
+            if stopped:
                 break
-            computing.append((part, batch, score(batch)))
-            if len(computing) > 1:
-                write(*computing.pop(0))
-        for left in computing:
-            write(*left)
-    return not cache.missing()
+            flight.put((part, batch, score(batch)))
+        flight.land()
+    return not stopped
 
 
 def _by_record(logps: np.ndarray, batch: RowBatch, plan: Plan, part: int) -> dict[int, np.ndarray]:

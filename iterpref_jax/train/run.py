@@ -266,7 +266,6 @@ class Run:
         most = settings.reference.rows_per_microbatch or reference.LARGER * settings.rows.rows_per_microbatch
         rows = dataclasses.replace(settings.rows, rows_per_microbatch=most)
         plan = reference.even_plan(self.costs(split), rows, pairs_per_part, multiple=self.placement.row_shards())
-        rows = dataclasses.replace(rows, rows_per_microbatch=plan.rows_per_microbatch)
         return StepSource(
             split=split, plan=plan, rows=rows, weighting=settings.weighting, reference=None, host=0, hosts=1
         )

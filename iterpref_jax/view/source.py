@@ -85,24 +85,19 @@ def _read_dataset(dataset: schema.Dataset, wanted: Wanted) -> Shown:
     examples = enumerate(split[record] for record in range(len(split)))
     named = ((example.pair_id, (record, example)) for record, example in examples)
     chosen = _pick(named, wanted, f"{dataset.path}, split {name}")
+    groups = split.index.group
+
+    def group(record: int) -> dict[int, schema.Example]:
+        return {int(i): split[int(i)] for i in np.flatnonzero(groups == groups[record])}
+
     return Shown(
         source=str(dataset.path),
         about=f"split {name}, focus by {mode}",
         recipe=recipe,
         total=len(split),
         summary=view_tree.summary(split.index, weights),
-        pairs=tuple(
-            view.of_record(example, record, words, weights, group={i: split[i] for i in _group(split.index, record)})
-            for record, example in chosen
-        ),
+        pairs=tuple(view.of_record(example, record, words, weights, group=group(record)) for record, example in chosen),
     )
-
-
-def _group(index: schema.Index, record: int) -> range:
-    """Returns the records with the prompt and the chosen side of this one."""
-    starts = np.append(np.flatnonzero(index.previous_len < 0), len(index))
-    group = int(np.searchsorted(starts, record, side="right"))
-    return range(int(starts[group - 1]), int(starts[group]))
 
 
 def _read_file(path: str, wanted: Wanted, build: chunks.BuildSettings | None) -> Shown:
