@@ -18,11 +18,11 @@ needs_libtpu = pytest.mark.skipif(
     [
         ("v6:2x4", "did you mean 'v6e'"),
         ("tpu", "the chip must be one of v5e, v5p, v6e"),
-        # Its data sheet is known, but not what XLA must know to compile for it.
-        ("b200:1x8", "the chip must be one of"),
-        ("v6e", "write the chips along each axis"),
-        ("v6e:8", "write the chips along each axis"),
-        ("v6e:2x0", "write the chips along each axis"),
+        # A chip of the table that this compiler knows no more.
+        ("v4:2x2x1", "the chip must be one of"),
+        ("v6e", "write the chips along each side"),
+        ("v6e:8", "write the chips along each side"),
+        ("v6e:2x0", "write the chips along each side"),
     ],
 )
 def test_a_name_that_is_no_topology_is_refused_with_one_that_is(name, message):
