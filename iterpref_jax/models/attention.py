@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from iterpref_jax.models.layers import Linear, Maker, Norm
 from iterpref_jax.models.rope import rotate
+from iterpref_jax.ops.kept import PRODUCTS
 
 # (query [R, T, N, H], key [R, T, K, H], value [R, T, K, H]) -> (attended [R, T, N, H], what the caller wants to keep)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -30,8 +32,9 @@ class Attention(nnx.Module):
             self.query_norm, self.key_norm = Norm(make, "head_dim"), Norm(make, "head_dim")
 
     def __call__(self, x_RTD: jax.Array, cos: jax.Array, sin: jax.Array, attend: Attend) -> tuple[jax.Array, Any]:
-        query, key, value = self.query(x_RTD), self.key(x_RTD), self.value(x_RTD)
+        linears = self.query, self.key, self.value
+        query, key, value = (checkpoint_name(linear(x_RTD), PRODUCTS) for linear in linears)
         if self.has_norms:
             query, key = self.query_norm(query), self.key_norm(key)
         attended, kept = attend(rotate(query, cos, sin), rotate(key, cos, sin), value)
-        return self.out(attended), kept
+        return checkpoint_name(self.out(attended), PRODUCTS), kept

@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.models import shares
 from iterpref_jax.models.config import LayerKind, ModelConfig
 from iterpref_jax.models.lora import NO_LORA, Lora
+from iterpref_jax.models.remat import REMATS, rematerialised
 from iterpref_jax.models.rope import rotary
+from iterpref_jax.models.sinks import drained
 from iterpref_jax.models.transformer import Params, module_of
-from iterpref_jax.ops.linear_logp import HeadShards, Projection, softcapped
+from iterpref_jax.ops.kept import LAYER_INPUT
+from iterpref_jax.ops.linear_logp import HeadShards, Projection, linear_logp, softcapped
 from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, choose, tree_attention
 from iterpref_jax.parallel.rules import Placement
 
 # Targets and token ids of a tile of logits: on a CPU it fits the cache of a core, elsewhere it fills the device.
 LOGITS_TILE = {"cpu": (256, 2048)}
 LARGE_LOGITS_TILE = (1024, 32_768)
-
-REMAT_POLICIES = {"none": None, "full": jax.checkpoint_policies.nothing_saveable}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,9 @@ class Compute:
     def __post_init__(self):
         if self.logits_mb < 0:
             raise UserError(f"model.compute.logits_mb must be at least 0, got {self.logits_mb}")
-        if self.remat not in REMAT_POLICIES:
-            hint = did_you_mean(self.remat, REMAT_POLICIES)
-            raise UserError(f"model.compute.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}{hint}")
+        if self.remat not in REMATS:
+            hint = did_you_mean(self.remat, REMATS)
+            raise UserError(f"model.compute.remat must be one of {', '.join(REMATS)}, not {self.remat!r}{hint}")
         if self.attention not in ("auto", *IMPLEMENTATIONS):
             hint = did_you_mean(self.attention, IMPLEMENTATIONS)
             known = ", ".join(("auto", *IMPLEMENTATIONS))
@@ -74,14 +76,21 @@ class Decoder:
     def __post_init__(self):
         # Refused here, long before the first step is traced.
         _ = self.attention
+        if self.placement is not None:
+            shares.check_model(self.config, self.compute.remat, self.placement)
 
-    def hidden(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
-        """Returns the final hidden states [R, T, D] (after the last norm) in the compute dtype."""
-        return self._run(params, tokens_RT, depth_RT, visible_until_RT)[0]
+    def hidden(self, params: Params, tokens_RT, depth_RT, visible_until_RT, sinks: Params | None = None) -> jax.Array:
+        """Returns the final hidden states [R, T, D] (after the last norm) in the compute dtype.
 
-    def hidden_and_routing(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> tuple[jax.Array, jax.Array]:
+        `sinks` take the gradients of the layers (`models.sinks`); None leaves them where they belong.
+        """
+        return self._run(params, tokens_RT, depth_RT, visible_until_RT, sinks)[0]
+
+    def hidden_and_routing(
+        self, params: Params, tokens_RT, depth_RT, visible_until_RT, sinks: Params | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns the final hidden states and the routers' logits [L, R, T, E] of a mixture of experts."""
-        final, outputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, routing=True)
+        final, outputs = self._run(params, tokens_RT, depth_RT, visible_until_RT, sinks, routing=True)
         return final, outputs.routing
 
     def layer_states(self, params: Params, tokens_RT, depth_RT, visible_until_RT) -> jax.Array:
@@ -95,9 +104,10 @@ class Decoder:
 
     def projection(self, rows: int) -> Projection:
         """Returns how `ops.linear_logp` computes the log-probs of this many rows."""
-        config, placement = self.config, self.placement
-        dims = dict(row=rows, vocab=config.vocab_size, embed=config.hidden_size)
-        shards = placement and HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
+        config, placement, shards = self.config, self.placement, None
+        if placement is not None:
+            dims = dict(row=rows, target_share=0, vocab=config.vocab_size, embed=config.hidden_size)
+            shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
         targets, vocab = LOGITS_TILE.get(self.platform, LARGE_LOGITS_TILE)
         return Projection(
             targets=targets,
@@ -107,36 +117,47 @@ class Decoder:
             shards=shards,
         )
 
+    def logps(self, params: Params, hidden_RTD, source_RG, target_RG, used_RG) -> tuple[jax.Array, jax.Array]:
+        """Returns the targets' log-probs, and the entropies of the distributions that they are scored by [R, G]."""
+        placement, targets = self.placement, target_RG.shape[1]
+        source_RG, target_RG, used_RG = (shares.dealt(placement, x) for x in (source_RG, target_RG, used_RG))
+        hidden_RGD = shares.sources(placement, hidden_RTD, source_RG)
+        projection = self.projection(hidden_RGD.shape[0])
+        found = linear_logp(hidden_RGD, self.head(params), target_RG, used_RG, projection)
+        return shares.undealt(placement, found[0], targets), shares.undealt(placement, found[1], targets)
+
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] of all states [..., D]; training uses `ops.linear_logp` instead."""
         table = self._vocab_table(self.head(params))
         logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
         return softcapped(logits, self.config.final_logit_softcapping)
 
-    def _run(self, params: Params, tokens_RT, depth_RT, visible_until_RT, **wanted: bool) -> tuple[jax.Array, Any]:
+    def _run(
+        self, params: Params, tokens_RT, depth_RT, visible_until_RT, sinks: Params | None = None, **wanted: bool
+    ) -> tuple[jax.Array, Any]:
         """Returns the final states and `LayerOutputs`; `wanted` says which of them to collect."""
         model = module_of(self.config, self.lora, params)
         x = self.embed(model.embedding[...], tokens_RT)
         kinds, kind_L = kinds_of_layers(self.config)
-        angles = [rotary(depth_RT, kind.rope, self.config.head_dim) for kind in kinds]
+        share_RT = self._share(depth_RT, ("row", "token_share"))
+        angles = [rotary(share_RT, kind.rope, self.config.head_dim) for kind in kinds]
         cos, sin = (jnp.stack(parts) for parts in zip(*angles, strict=True))
         layer_graph, stacked = nnx.split(model.layers)
         sees = [self.tree_attention_in(kind.window, visible_until_RT, depth_RT) for kind in kinds]
 
-        def layer(x, weights_and_kind):
-            weights, kind = weights_and_kind
+        def layer(x, layer_inputs):
+            weights, kind, sink = layer_inputs
+            x = checkpoint_name(x, LAYER_INPUT)
 
             def attend(query, key, value):
                 return jax.lax.switch(kind, sees, query, key, value), None
 
-            one = nnx.merge(layer_graph, weights)
+            one = nnx.merge(layer_graph, drained(weights, sink))
             out, _, routing = one(self.pin(x), cos[kind], sin[kind], attend, self.placement)
             found = {"inputs": x, "routing": routing}
             return out, {name: value if wanted.get(name) else None for name, value in found.items()}
 
-        if self.compute.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat], prevent_cse=False)
-        x, outputs = jax.lax.scan(layer, x, (stacked, jnp.array(kind_L)))
+        x, outputs = jax.lax.scan(rematerialised(layer, self.compute.remat), x, (stacked, jnp.array(kind_L), sinks))
         return model.norm(self.pin(x)), LayerOutputs(**outputs)
 
     def tree_attention_in(self, window: int | None, visible_until_RT, depth_RT) -> Callable[..., jax.Array]:
@@ -146,9 +167,7 @@ class Decoder:
 
         def attend(query, key, value) -> jax.Array:
             arrays = query, key, value, visible_until_RT, depth_RT
-            if self.placement is None or self.attention == "xla":
-                return attention(*arrays)
-            return _on_each_device(attention, self.placement, *arrays)
+            return attention(*arrays) if self.placement is None else shares.attended(attention, self.placement, *arrays)
 
         return attend
 
@@ -169,17 +188,13 @@ class Decoder:
 
     def embed(self, table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
         """Returns the embeddings of `tokens` in the compute dtype."""
-        x = self._looked_up(table_VD, tokens).astype(self.compute.compute_dtype)
+        dtype = self.compute.compute_dtype
+        if self.placement is None:
+            x = table_VD[tokens].astype(dtype)
+        else:
+            x = shares.looked_up(self.placement, table_VD, tokens, dtype)
         # Rounded to the compute dtype before it is used, as in `transformers`.
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype) if self.config.scale_embedding else x
-
-    def _looked_up(self, table_VD: jax.Array, tokens_RT: jax.Array) -> jax.Array:
-        if self.placement is None:
-            return table_VD[tokens_RT]
-        # Every device looks its replica's tokens up in its part of the table: activations are exchanged, never the
-        # table or its gradient, which are far larger.
-        tokens_RT = self.placement.constrain(tokens_RT, ("replica_row", "token"))
-        return self.pin(self.placement.constrain(table_VD[tokens_RT], ("replica_row", "token", "embed")))
 
     def _vocab_table(self, table_VD: jax.Array) -> jax.Array:
         # Gathered over fsdp here, once, as every weight is: logits by a table sharded over embed would have to reshard
@@ -190,22 +205,12 @@ class Decoder:
         return self.placement.constrain(table_VD, ("vocab", "activation_embed"))
 
     def pin(self, x_RTD: jax.Array) -> jax.Array:
-        """Shards activations by rows."""
+        """Shards activations by rows and tokens."""
         # Without the pin GSPMD may shard activations like the fsdp-sharded weights and exchange them instead.
-        if self.placement is None:
-            return x_RTD
-        return self.placement.constrain(x_RTD, ("row", "token", "activation_embed"))
+        return self._share(x_RTD, shares.ROW_DIMS)
 
-
-def _on_each_device(attention: Callable[..., jax.Array], placement: Placement, query, key, value, until_RT, depth_RT):
-    """Runs attention once a device on its rows and heads: the partitioner cannot look into a kernel."""
-    # Query heads may split further than key/value heads do; each device then needs its own copy of the right one.
-    kv_heads = key.shape[2]
-    copies = math.lcm(kv_heads, placement.shards("heads", query.shape[2])) // kv_heads
-    key, value = (jnp.repeat(array, copies, axis=2) for array in (key, value))
-    dims = [("row", "token", heads, "head_dim") for heads in ("heads", "kv_heads", "kv_heads")]
-    dims += [("row", "token")] * 2
-    return placement.map_shards(attention, (query, key, value, until_RT, depth_RT), dims)
+    def _share(self, array: jax.Array, dims: tuple[str, ...]) -> jax.Array:
+        return array if self.placement is None else self.placement.constrain(array, dims)
 
 
 def kinds_of_layers(config: ModelConfig) -> tuple[list[LayerKind], list[int]]:

@@ -10,8 +10,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from iterpref_jax.models.expert_groups import CHOICES, ROWS, through_groups
 from iterpref_jax.models.layers import ACTIVATIONS, Linear, Maker
+from iterpref_jax.ops.kept import MLP, PRODUCTS
 from iterpref_jax.parallel.rules import Placement
 
 
@@ -27,20 +30,24 @@ class Experts(nnx.Module):
 
     def __call__(self, x_RTD: jax.Array, placement: Placement | None) -> tuple[jax.Array, jax.Array]:
         """Returns the outputs [R, T, D] and the router's logits [R, T, E]."""
-        logits_RTE = x_RTD @ self.router[...].astype(x_RTD.dtype)
+        logits_RTE = checkpoint_name(x_RTD @ self.router[...].astype(x_RTD.dtype), PRODUCTS)
+        if placement is not None:
+            logits_RTE = placement.constrain(logits_RTE, CHOICES)
         probs = jax.nn.softmax(logits_RTE.astype(jnp.float32), axis=-1)
         weight_RTX, expert_RTX = jax.lax.top_k(probs, self.config.num_experts_per_tok)
         if self.config.norm_topk_prob:
             weight_RTX /= weight_RTX.sum(-1, keepdims=True)
         arrays = (x_RTD, weight_RTX.astype(x_RTD.dtype), expert_RTX)
         kernels = tuple(linear.dense(x_RTD.dtype) for linear in (self.gate, self.up, self.down))
-        run = functools.partial(_through_experts, ACTIVATIONS[self.config.hidden_act])
+        activation = ACTIVATIONS[self.config.hidden_act]
+        run = functools.partial(_through_experts, activation)
         if placement is None:
             return run(*arrays, *kernels), logits_RTE
+        if placement.parts("expert") > 1:
+            return through_groups(placement, activation, *arrays, *kernels), logits_RTE
         # Sorting is local to a device's rows; the compiler cannot know that, and would sort across the mesh.
         outer, inner = ("expert", "activation_embed", "mlp"), ("expert", "mlp", "activation_embed")
-        dims = [("row", "token", "activation_embed"), ("row", "token", "choice"), ("row", "token", "choice")]
-        dims += [outer, outer, inner]
+        dims = [ROWS, CHOICES, CHOICES, outer, outer, inner]
         return placement.map_rows(run, (*arrays, *kernels), dims, dims[0], summed="mlp"), logits_RTE
 
 
@@ -50,8 +57,9 @@ def _through_experts(activation, x_RTD, weight_RTX, expert_RTX, gate_EDF, up_EDF
     order = jnp.argsort(expert, stable=True)
     sizes = jnp.bincount(expert, length=gate_EDF.shape[0]).astype(jnp.int32)
     x = x_RTD.reshape(rows * tokens, -1)[order // choices]
-    inner = activation(jax.lax.ragged_dot(x, gate_EDF, sizes)) * jax.lax.ragged_dot(x, up_EDF, sizes)
-    y = jax.lax.ragged_dot(inner, down_EFD, sizes)
+    gate, up = (checkpoint_name(jax.lax.ragged_dot(x, kernel, sizes), MLP) for kernel in (gate_EDF, up_EDF))
+    inner = activation(gate) * up
+    y = checkpoint_name(jax.lax.ragged_dot(inner, down_EFD, sizes), PRODUCTS)
     y_NXD = jnp.zeros_like(y).at[order].set(y, unique_indices=True).reshape(rows * tokens, choices, -1)
     return jnp.einsum("nxd,nx->nd", y_NXD, weight_RTX.reshape(-1, choices)).reshape(x_RTD.shape)
 

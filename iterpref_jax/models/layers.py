@@ -12,10 +12,12 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.lora import Lora
 from iterpref_jax.models.quantized import dequantize, quantize
+from iterpref_jax.ops.kept import MLP, PRODUCTS
 from iterpref_jax.parallel.rules import Placement
 
 ACTIVATIONS = {
@@ -150,6 +152,6 @@ class Mlp(nnx.Module):
         self.down = Linear(make, "down", ("mlp",), ("embed",), bias=config.mlp_bias)
 
     def __call__(self, x_RTD: jax.Array, placement: Placement | None) -> tuple[jax.Array, None]:
-        up = self.up(x_RTD)
-        inner = self.activation(self.gate(x_RTD)) * up if self.is_gated else self.activation(up)
-        return self.down(inner), None
+        up = checkpoint_name(self.up(x_RTD), MLP)
+        inner = self.activation(checkpoint_name(self.gate(x_RTD), MLP)) * up if self.is_gated else self.activation(up)
+        return checkpoint_name(self.down(inner), PRODUCTS), None

@@ -27,12 +27,26 @@ LEAST = float(jnp.finfo(jnp.float32).min)
 
 @dataclasses.dataclass(frozen=True)
 class HeadShards:
-    """The mesh, and its axes that split rows, the table's vocab and its embed dim (these split rows too)."""
+    """The mesh, and its axes that split rows, their targets, the table's vocab and its embed dim.
+
+    Axes that split the embed dim split rows or targets too.
+    """
 
     mesh: jax.sharding.Mesh
     rows: tuple[str, ...]
+    targets: tuple[str, ...]
     vocab: tuple[str, ...]
     embed: tuple[str, ...]
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The axes that split the list of all rows' targets."""
+        return (*self.rows, *self.targets)
+
+    @property
+    def parts(self) -> int:
+        """The number of parts that all logits are split into."""
+        return math.prod(self.mesh.shape[axis] for axis in (*self.listed, *self.vocab))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +129,13 @@ def _backward(projection: Projection, is_trained: bool, *arrays: Any):
 
 
 def _specs(shards: HeadShards | None) -> tuple[Any, Any, Any]:
-    """Returns the specs of arrays [R, ...], of kept logits [blocks, N, B] and of the table."""
+    """Returns the specs of arrays [R, G, ...], of kept logits [blocks, N, B] and of the table."""
     if shards is None:
         return None, None, None
-    rows, vocab, embed = (axes or None for axes in (shards.rows, shards.vocab, shards.embed))
-    return PartitionSpec(rows), PartitionSpec(vocab, rows), PartitionSpec(vocab, embed)
+    rows, targets, listed, vocab, embed = (
+        axes or None for axes in (shards.rows, shards.targets, shards.listed, shards.vocab, shards.embed)
+    )
+    return PartitionSpec(rows, targets), PartitionSpec(vocab, listed), PartitionSpec(vocab, embed)
 
 
 def _on_shards(function: Callable[..., Any], shards: HeadShards | None, ins: tuple, outs: tuple) -> Callable[..., Any]:
@@ -237,8 +253,8 @@ class _Blocks:
 
     def __init__(self, projection: Projection, table_VD: jax.Array, dtype: jnp.dtype):
         shards = projection.shards
-        self.row_axes, self.vocab_axes, self.embed_axes = (
-            ((), (), ()) if shards is None else (shards.rows, shards.vocab, shards.embed)
+        self.listed_axes, self.vocab_axes, self.embed_axes = (
+            ((), (), ()) if shards is None else (shards.listed, shards.vocab, shards.embed)
         )
         self._table, self._dtype, self._softcap = table_VD, dtype, projection.softcap
         self._vocab = table_VD.shape[0]
@@ -276,8 +292,8 @@ class _Blocks:
         return jax.lax.dynamic_update_slice_in_dim(total, part, start, axis=0)
 
     def summed(self, total: jax.Array) -> jax.Array:
-        """Sums the table's gradient over the rows that `add_to_table` has not summed over."""
-        axes = tuple(axis for axis in self.row_axes if axis not in self.embed_axes)
+        """Sums the table's gradient over the rows and targets that `add_to_table` has not summed over."""
+        axes = tuple(axis for axis in self.listed_axes if axis not in self.embed_axes)
         return jax.lax.psum(total, axes) if axes else total
 
 
@@ -293,9 +309,7 @@ def block_size(most: int, vocab: int) -> int:
 
 def keeps_logits(projection: Projection, logits: int) -> bool:
     """Whether so many logits, those of all devices and padding included, are kept for the backward pass."""
-    shards = projection.shards
-    split = 1 if shards is None else math.prod(shards.mesh.shape[axis] for axis in (*shards.rows, *shards.vocab))
-    return 4 * logits <= projection.kept_bytes * split
+    return 4 * logits <= projection.kept_bytes * (projection.shards.parts if projection.shards else 1)
 
 
 def _pick(logits_nB: jax.Array, place_n: jax.Array) -> jax.Array:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.ops.kept import ATTENTION
 from iterpref_jax.ops.tree_attention_cpu import tree_attention_cpu
 from iterpref_jax.ops.tree_blocks import MASKED
 
@@ -129,4 +131,5 @@ def _xla(query_RTNH, key_RTKH, value_RTKH, visible_until_RT, depth_RT, scale: fl
 
     blocks = query_blocks(tokens)
     out = [block(query_RTKQH[:, a:b], key_RTKH[:, :b], value_RTKH[:, :b], a, b) for a, b in blocks]
-    return jnp.concatenate(out, axis=1).reshape(rows, tokens, heads, head_dim).astype(query_RTNH.dtype)
+    attended = jnp.concatenate(out, axis=1).reshape(rows, tokens, heads, head_dim).astype(query_RTNH.dtype)
+    return checkpoint_name(attended, ATTENTION)

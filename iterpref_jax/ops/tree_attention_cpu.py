@@ -15,9 +15,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.lax import dynamic_slice_in_dim as cut
 from jax.lax import dynamic_update_slice_in_dim as paste
 
+from iterpref_jax.ops.kept import ATTENTION
 from iterpref_jax.ops.tree_blocks import MASKED, in_whole_blocks, tree_blocks
 
 # Tokens of a query block and of a key block: measured, see EXPERIMENTS.md.
@@ -57,7 +59,7 @@ def _forward(scale: float, window: int | None, query, key, value, until_RT, dept
     visits = tree_blocks(until_RT, depth_RT, window, query_block=BLOCK, key_block=BLOCK).keys_RIJ
     arrays = _by_head(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
     out_RKQTH, lse_RKQT = jax.lax.map(of_row, (until_RT, depth_RT, visits.count, visits.other, *arrays))
-    out = _by_token(out_RKQTH)
+    out, lse_RKQT = (checkpoint_name(x, ATTENTION) for x in (_by_token(out_RKQTH), lse_RKQT))
     return out, (query, key, value, until_RT, depth_RT, out, lse_RKQT)
 
 

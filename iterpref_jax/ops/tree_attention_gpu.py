@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from iterpref_jax.ops.kept import ATTENTION
 from iterpref_jax.ops.tree_attention import visible
 from iterpref_jax.ops.tree_blocks import MASKED, TreeBlocks, Visits, tree_blocks
 
@@ -75,7 +77,8 @@ class Spec(NamedTuple):
 
 
 def pick_tiles(head_dim: int, itemsize: int) -> Tiles:
-    """Returns tiles for a padded head dim, chosen from what the compiler says for compute capability 8.6 and 9.0.
+    """Returns tiles for a padded head dim: for 128 timed on an H100 (benchmarks/gpu_tiles.py), for others chosen from
+    what the compiler says for compute capability 8.6 and 9.0.
 
     They take less than 99 KB of shared memory, the least that a GPU with bfloat16 has, and spill next to no registers.
     """
@@ -85,7 +88,7 @@ def pick_tiles(head_dim: int, itemsize: int) -> Tiles:
         return Tiles(*[Tile(side, side, 4, 2)] * 3)
     if head_dim > 128:
         return Tiles(Tile(64, 32, 4, 2), Tile(64, 16, 4, 2), Tile(16, 64, 8, 2))
-    return Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
+    return Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
 
 
 def tree_attention_gpu(
@@ -142,6 +145,7 @@ def _forward(spec: Spec, operands: Operands) -> tuple[jax.Array, tuple]:
     lists = _masked_first(_blocks(spec, operands, tile).keys_RIJ)
     shapes = operands.query_RTNH, jax.ShapeDtypeStruct((rows, heads, tokens), jnp.float32)
     out, lse = _call(_forward_kernel, spec, tile, (heads, rows, tokens // tile.queries), shapes)(operands, lists)
+    out, lse = (checkpoint_name(x, ATTENTION) for x in (out, lse))
     return out, (operands, out, lse)
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from iterpref_jax.ops.kept import ATTENTION
 from iterpref_jax.ops.tree_blocks import MASKED, Visits, in_whole_blocks, tree_blocks
 
 LANES = 128
@@ -83,6 +85,7 @@ def _forward(query_RNTH, key_RKTH, value_RKTH, rows_R12T, blocks, options: _Opti
         scratch=[(options.block, LANES), (options.block, LANES), (options.block, head_dim)],
         options=options,
     )
+    out_RNTH, lse_RN1T = (checkpoint_name(x, ATTENTION) for x in (out_RNTH, lse_RN1T))
     return out_RNTH, (query_RNTH, key_RKTH, value_RKTH, rows_R12T, blocks, out_RNTH, lse_RN1T)
 
 

@@ -14,10 +14,9 @@ from iterpref_jax.models.gguf_checkpoint import config_json, stored_tensors  # n
 from iterpref_jax.models.gguf_file import read_gguf  # noqa: E402
 from iterpref_jax.models.hf_config import from_hf  # noqa: E402
 from iterpref_jax.models.weights import weights  # noqa: E402
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh  # noqa: E402
-from iterpref_jax.parallel.rules import Placement  # noqa: E402
 from tests.support.checkpoints import expected_params, random_tensors, stored_bytes  # noqa: E402
 from tests.support.gguf_models import CONFIGS, KINDS, converted, write_gguf  # noqa: E402
+from tests.support.meshes import placed  # noqa: E402
 
 
 def leaves(params):
@@ -69,9 +68,7 @@ def test_blocks_of_a_quantised_tensor_dequantise_as_the_whole(name, sizes, kind,
     raw = CONFIGS[name] | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     tensors, kind = random_tensors(raw), KINDS[kind]
     write_gguf(tmp_path / "model.gguf", raw, tensors, kind)
-    placement = None
-    if sizes:
-        placement = Placement(make_mesh(MeshSettings(**sizes), jax.devices()[:4]))
+    placement = placed(**sizes) if sizes else None
     got = leaves(hf_checkpoint.load(str(tmp_path / "model.gguf"), "float32", placement)[1])
     rounded = {
         name: gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind) if array.ndim > 1 else array

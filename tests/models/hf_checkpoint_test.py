@@ -13,9 +13,8 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint, safetensors_file
 from iterpref_jax.models.hf_config import from_hf
 from iterpref_jax.models.weights import weights
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
 from tests.support.checkpoints import WORDS, expected_params, random_tensors, stored_bytes, write_folder
+from tests.support.meshes import placed
 from tests.support.model_configs import VARIANTS
 
 FAMILIES = ("llama", "qwen3_moe_top2", "starcoder2", "gemma3_layer_types")
@@ -41,9 +40,7 @@ def assert_equal(params, expected):
 
 
 def placement(sizes):
-    if sizes is None:
-        return None
-    return Placement(make_mesh(MeshSettings(**sizes), jax.devices()[: int(np.prod([*sizes.values()]))]))
+    return None if sizes is None else placed(**sizes)
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.models import decoder as decoder_module
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.transformer import init_params, param_shardings
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
 from tests.support.forests import random_forest
+from tests.support.meshes import placed
 from tests.support.models import COMPUTE, model_config
 
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True)
@@ -69,7 +68,7 @@ def assert_equals_one_device(config, mesh, attention="xla"):
 
     (_, expected), expected_grads = value(Decoder(config, COMPUTE))(params)
     compute = dataclasses.replace(COMPUTE, attention=attention)
-    placement = Placement(make_mesh(MeshSettings(**mesh)))
+    placement = placed(**mesh)
     sharded = jax.device_put(params, param_shardings(config, "float32", placement))
     (_, found), grads = value(Decoder(config, compute, placement))(sharded)
     np.testing.assert_allclose(found, expected, atol=2e-5)

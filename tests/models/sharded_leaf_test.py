@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from iterpref_jax.models import sharded_leaf
 from iterpref_jax.models.sharded_leaf import StoredLeaf, make_leaf
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
+from tests.support.meshes import placed
 
 F32, BF16 = np.dtype("float32"), np.dtype("bfloat16")
 HEADS = 4
@@ -49,9 +49,7 @@ def stored_leaf(view, stack, dtype=F32, shape=(24, 16)):
 
 @functools.cache
 def mesh(**sizes):
-    return make_mesh(
-        MeshSettings(**(dict(data=1, fsdp=1, tensor=1) | sizes)), jax.devices()[: int(np.prod([*sizes.values()]))]
-    )
+    return placed(**sizes).mesh
 
 
 def shardings(ndim):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from iterpref_jax.ops.linear_logp import HeadShards, Projection, block_size, gather_sources, linear_logp, softcapped
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
+from tests.support.meshes import placed
 
 ROWS, TARGETS = 2, 11
 
@@ -88,29 +87,40 @@ def test_targets_that_are_not_used_change_nothing(tile, kept):
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 20])
-@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 4, 2), (1, 2, 4), (8, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(data=2, fsdp=2, tensor=2),
+        dict(fsdp=4, tensor=2),
+        dict(fsdp=2, tensor=4),
+        dict(data=8),
+        dict(fsdp=2, sequence=4),
+        dict(data=2, sequence=2, tensor=2),
+        dict(fsdp=2, expert=2, sequence=2),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("embed", [16, 18])
 def test_every_mesh_equals_the_dense_form(sizes, kept, embed):
-    placement = Placement(make_mesh(MeshSettings(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))))
-    hidden, table, target = inputs(rows=8, embed=embed, vocab=600)
-    dims = dict(row=8, vocab=600, embed=embed)
-    rows, vocab, embeds = (placement.axes(dim, size) for dim, size in dims.items())
-    shards = HeadShards(placement.mesh, rows, vocab, embeds)
-    hidden = jax.device_put(hidden, placement.sharding(("row", "target", "activation_embed"), hidden.shape))
+    placement = placed(**sizes)
+    hidden, table, target = inputs(rows=8, targets=12, embed=embed, vocab=600)
+    dims = dict(row=8, target_share=12, vocab=600, embed=embed)
+    shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
+    hidden = jax.device_put(hidden, placement.sharding(("row", "target_share", "activation_embed"), hidden.shape))
     table = jax.device_put(table, placement.sharding(("vocab", "embed"), table.shape))
     how = projection(kept=kept, shards=shards)
     assert_equal_values_and_gradients(how, hidden, table, target, used=some_used(target))
 
 
 def test_a_sharded_table_is_never_gathered_whole():
-    placement = Placement(make_mesh(MeshSettings(data=1, fsdp=4, tensor=2)))
+    placement = placed(fsdp=4, tensor=2)
     hidden, table, target = inputs(rows=8, targets=4, embed=64, vocab=8192)
-    shards = HeadShards(placement.mesh, ("data", "fsdp"), ("tensor",), ("fsdp",))
+    shards = HeadShards(placement.mesh, ("fsdp",), (), ("tensor",), ("fsdp",))
     dims = ("row", "target", "activation_embed"), ("vocab", "embed")
-    placed = [jax.device_put(x, placement.sharding(d, x.shape)) for x, d in zip((hidden, table), dims, strict=True)]
+    put = [jax.device_put(x, placement.sharding(d, x.shape)) for x, d in zip((hidden, table), dims, strict=True)]
     how = projection(shards=shards)
     grad = jax.jit(jax.grad(lambda h, w: logps(h, w, target, how)[0].sum(), argnums=(0, 1)))
-    memory = grad.lower(*placed).compile().memory_analysis()
+    memory = grad.lower(*put).compile().memory_analysis()
     # A device holds its eighth of the gradient twice over, and blocks; its half of the vocabulary would be 1 MiB more.
     assert memory.temp_size_in_bytes < 8192 * 64 * 4 / 2
 

@@ -165,3 +165,48 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there_in_99_kb_of_shared_memo
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*heads, *columns)
     assert lowered.compile(topology.compiler_options).as_text().count('"__gpu$xla.gpu.triton"') == 3
+
+
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU, and JAX_PLATFORMS=cuda")
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    ("tokens", "heads", "kv_heads", "head_dim", "window"),
+    [
+        (1000, 12, 2, 128, None),
+        (777, 14, 2, 64, 200),
+        (515, 4, 1, 256, None),
+        (300, 8, 8, 80, 50),
+    ],
+)
+def test_on_a_gpu_outputs_and_gradients_are_those_of_dense_attention(tokens, heads, kv_heads, head_dim, window):
+    rng = np.random.default_rng(tokens)
+    rows = [random_forest(rng, tokens, padding=tokens // 5), random_forest(rng, tokens, branching=0.02, trees=0.01)]
+    until, depth = (jnp.asarray(np.stack([row[i] for row in rows])) for i in (0, 1))
+    given = random_heads(2, tokens, heads, kv_heads, head_dim)
+    given[-1] *= (until > 0)[..., None, None]
+
+    def kernel(query, key, value, until, depth, window):
+        return tree_attention_gpu(query, key, value, until, depth, scale=scale_of(query), window=window)
+
+    rounded = [x.astype(jnp.bfloat16) for x in given]
+    with jax.default_matmul_precision("highest"):
+        expected = passes(dense, window, [x.astype(jnp.float32) for x in rounded], until, depth)
+    for got, want in zip(passes(kernel, window, rounded, until, depth), expected, strict=True):
+        assert got.dtype == jnp.bfloat16
+        assert jnp.abs(got - want).max() < 2**-6 * jnp.abs(want).max()
+
+
+@needs_gpu
+def test_on_a_gpu_float32_is_exact_where_exact_products_are_asked_for():
+    until, depth = (jnp.asarray(x) for x in forests(117))
+    given = random_heads(3, 117, 4, 2, 64)
+
+    def kernel(query, key, value, until, depth, window):
+        return tree_attention_gpu(query, key, value, until, depth, scale=scale_of(query), window=window)
+
+    with jax.default_matmul_precision("highest"):
+        found, expected = (passes(attention, 50, given, until, depth) for attention in (kernel, dense))
+    for got, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)

@@ -10,10 +10,9 @@ import pytest
 
 from iterpref_jax.ops import tree_attention_tpu as kernels
 from iterpref_jax.ops.tree_attention import tree_attention
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.parallel.topology import open_topology
 from tests.support.forests import random_forest
+from tests.support.meshes import placed
 
 INTERPRETED = dict(implementation="tpu", interpret=True)
 
@@ -98,7 +97,7 @@ def test_blocks_are_as_even_as_multiples_of_the_lanes_can_be(tokens, block):
 @pytest.mark.parametrize(("head_dim", "window"), [(64, None), (128, 300), (256, None)])
 @pytest.mark.parametrize("chips", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_forward_and_backward_compile_for_tpus(chips, head_dim, window):
-    placement = Placement(make_mesh(MeshSettings(data=2, fsdp=1, tensor=2), open_topology(chips).devices))
+    placement = placed(open_topology(chips).devices, data=2, tensor=2)
     attend = functools.partial(tree_attention, scale=0.1, window=window, platform=placement.platform)
     heads = ("row", "token", "heads", "head_dim"), ("row", "token", "kv_heads", "head_dim")
     dims = [heads[0], heads[1], heads[1], ("row", "token"), ("row", "token")]

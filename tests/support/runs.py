@@ -70,5 +70,7 @@ def numbers(workdir: Path) -> list[dict]:
     clock = ("pairs_per_second", "rows_per_second", "tokens_per_second", "mfu")
     clock += ("step_s", "input_wait_s", "input_wait_fraction")
     return [
-        {key: value for key, value in line.items() if key not in clock} for line in lines if line["split"] != "start"
+        {key: value for key, value in line.items() if key not in clock}
+        for line in lines
+        if line["split"] in ("train", "eval")
     ]
