@@ -45,7 +45,8 @@ class PipelineSettings:
 class StepSource:
     """A random-access source of steps: `source[step]` is a numpy `RowBatch` [microbatch, row of this host, ...].
 
-    Rows are split over hosts by position, so that the union over hosts is the same batch on any number of hosts.
+    `own` are the places of this host's rows in a microbatch, rising: only their records are read. The plan knows no
+    hosts, so that all of them together make the same batch, however many there are.
     """
 
     split: RandomAccess[Example]
@@ -53,28 +54,19 @@ class StepSource:
     rows: RowSettings
     weighting: Weighting
     reference: RandomAccess[np.ndarray] | None
-    host: int
-    hosts: int
-
-    def __post_init__(self):
-        if self.plan.rows_per_microbatch % self.hosts:
-            raise UserError(
-                f"rows.rows_per_microbatch is {self.plan.rows_per_microbatch}: it must be a multiple of the "
-                f"{self.hosts} hosts"
-            )
+    own: Sequence[int]
 
     def __len__(self) -> int:
         return self.plan.steps
 
     def __getitem__(self, step: int) -> RowBatch:
-        rows = self.plan.rows_per_microbatch
-        local = rows // self.hosts
-        batch = empty_batch((self.plan.microbatches, local), **dataclasses.asdict(self.plan.caps))
+        places = {row: number for number, row in enumerate(self.own)}
+        batch = empty_batch((self.plan.microbatches, len(places)), **dataclasses.asdict(self.plan.caps))
         for number, trees in enumerate(self.plan.rows(step)):
-            microbatch, row = divmod(number, rows)
-            if row // local == self.host:
+            microbatch, row = divmod(number, self.plan.rows_per_microbatch)
+            if row in places:
                 laid = [lay_out([self.split[i] for i in tree], tree, self.rows, self.weighting) for tree in trees]
-                place(batch, (microbatch, row % local), laid, [self._ref_logps(tree) for tree in trees])
+                place(batch, (microbatch, places[row]), laid, [self._ref_logps(tree) for tree in trees])
         return batch
 
     def _ref_logps(self, tree: tuple[int, ...]) -> np.ndarray | None:
@@ -82,8 +74,9 @@ class StepSource:
 
 
 def _ignore_interrupt(worker: int, workers: int) -> None:
-    """Ctrl-C goes to the whole process group: the trainer answers it, its workers end with it."""
+    """Ctrl-C and Slurm's warning go to a whole group: the trainer answers them, its workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]) -> Iterator[RowBatch]:

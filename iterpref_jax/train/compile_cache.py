@@ -11,7 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from iterpref_jax.progress import say
+from iterpref_jax.parallel import xla_flags
+from iterpref_jax.progress import warn
 
 ENVIRONMENT = "JAX_COMPILATION_CACHE_DIR"
 # Reading an entry takes milliseconds: what compiles faster than this is not worth a file.
@@ -23,14 +24,22 @@ LARGEST_BYTES = 8 << 30
 class CompileSettings:
     """`cache`: the folder of compiled programs; "auto" is one of the user's, empty is none.
 
-    The environment variable JAX_COMPILATION_CACHE_DIR wins.
+    The environment variable JAX_COMPILATION_CACHE_DIR wins. `xla_flags`: "auto" is the table of `parallel.xla_flags`.
     """
 
     cache: str
+    xla_flags: str
+
+    def __post_init__(self):
+        xla_flags.check(self.xla_flags)
 
 
 def enable(settings: CompileSettings) -> None:
-    """Turns the cache on, before anything is compiled; a folder that cannot be written is announced."""
+    """Sets XLA's flags and turns the cache on, before devices are opened.
+
+    A folder that cannot be written is announced.
+    """
+    xla_flags.apply(settings.xla_flags)
     if ENVIRONMENT in os.environ or not settings.cache:
         return
     folder = _user_folder() if settings.cache == "auto" else settings.cache
@@ -40,7 +49,7 @@ def enable(settings: CompileSettings) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            say(f"compiled programs are not kept: {folder} cannot be written ({error.strerror}); see compile.cache")
+            warn(f"compiled programs are not kept: {folder} cannot be written ({error.strerror}); see compile.cache")
             return
     # Here, because settings are also read by commands that start without JAX.
     import jax

@@ -16,7 +16,7 @@ from iterpref_jax.train.restore import restore_params, restore_trained, tokenize
 from iterpref_jax.train.run import Run
 
 
-def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: float) -> int:
+def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_gb: float) -> int:
     """Writes config.json, safetensors and tokenizer of one checkpoint (default: the newest) to `out`; returns its step.
 
     Adapters are merged. Tensors that were not trained are copied byte by byte from the model that training began with,
@@ -47,7 +47,7 @@ def export(run: Run, out: str, *, step: int | None, dtype: str, max_shard_gb: fl
     return step
 
 
-def export_adapters(run: Run, out: str, *, step: int | None) -> int:
+def export_adapters(run: Run, out: str, *, step: int | str | None) -> int:
     """Writes the adapters of one checkpoint as a folder that `peft` loads; returns its step.
 
     Raises:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.remat import REMATS
+from iterpref_jax.ops.kept import ATTENTION, MLP, PRODUCTS
 from iterpref_jax.ops.tree_attention import query_blocks
 from iterpref_jax.ops.tree_blocks import in_whole_blocks, tree_blocks
 
@@ -78,17 +80,20 @@ def model_flops(config: ModelConfig, counts: Counts) -> float:
 
 
 def executed_flops(config: ModelConfig, counts: Counts, *, remat: str, attention: str, keeps_logits: bool) -> float:
-    """Matrix products 3 times, attention's as above, logits once more unless they are kept; and a layer's forward pass
-    once more under full rematerialisation, but for its last product, whose result no gradient needs unless a norm
-    follows it.
+    """Matrix products 3 times, attention's as above, logits once more unless they are kept; and what of a layer's
+    forward pass `remat` (of `models.remat.REMATS`) makes again, never its last product, whose result no gradient needs
+    unless a norm follows it.
 
     `attention` is the implementation that runs ("auto" is none).
     """
-    entries = _entries(config)
+    entries, kept = _entries(config), REMATS[remat]
     products, attention_products = 3 * sum(entries), ATTENTION_FORWARD + ATTENTION_BACKWARD[attention]
-    if remat == "full":
+    if kept is not None:
+        first = 2 if config.mlp == "experts" else 1
         again = entries if config.post_norms else entries[:-1]
-        products, attention_products = products + sum(again), attention_products + ATTENTION_FORWARD
+        products += 0 if MLP in kept.keeps else entries[first]
+        products += 0 if PRODUCTS in kept.keeps else sum(again) - entries[first]
+        attention_products += 0 if ATTENTION in kept.keeps else ATTENTION_FORWARD
     layers = 2 * products * counts.tokens * config.num_hidden_layers
     head = (3 if keeps_logits else 4) * 2 * config.hidden_size * counts.logits
     return float(layers + attention_products * _score_flops(config) * counts.scores + head)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from iterpref_jax.data.batch import RowBatch
@@ -22,15 +20,23 @@ from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import parted
 from iterpref_jax.models.transformer import Params
+from iterpref_jax.parallel import distributed
 from iterpref_jax.progress import Advance, progress, say
+from iterpref_jax.train import alike
 from iterpref_jax.train.atomic import replace_text
+from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.flight import Clock, Flight, Update
-from iterpref_jax.train.metrics import MetricsLog, Work, first_bad
+from iterpref_jax.train.goodput import Ledger, session
+from iterpref_jax.train.host_rows import own_rows, work_of
+from iterpref_jax.train.lock import locked
+from iterpref_jax.train.metrics import Work, first_bad, read_metrics
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
 from iterpref_jax.train.profile import Profiler
+from iterpref_jax.train.reference_pass import ensure_reference
 from iterpref_jax.train.run import Run
-from iterpref_jax.train.signals import stop_requested
+from iterpref_jax.train.same_run import check_same_run
+from iterpref_jax.train.signals import Stop, stop_requested
 from iterpref_jax.train.startup import Startup
 from iterpref_jax.train.step import (
     Metrics,
@@ -42,14 +48,8 @@ from iterpref_jax.train.step import (
     make_train_step,
     state_shardings,
 )
-
-# Settings that a resumed run may change: what is written when, where things lie, on how many devices (which changes
-# rounding only), and sections that training does not read.
-MAY_CHANGE = (
-    *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
-    *("data.pipeline", "data.path", "reference", "mesh", "profile"),
-    *("inject", "sandbox", "build", "compile", "decode", "serve"),
-)
+from iterpref_jax.train.wandb_log import Log
+from iterpref_jax.train.watch import Watch, open_log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,43 +70,69 @@ def train(run: Run, config: dict[str, Any], startup: Startup | None = None) -> O
         UserError: a folder that holds another run, NaN or infinite metrics, data that does not fit.
     """
     startup = startup or Startup()
-    run.workdir.mkdir(parents=True, exist_ok=True)
+    alike.check_inputs(run)
     # The signal handlers outlive the checkpoints: closing waits for the last save, which a signal must not cut short.
     with (
-        only_trainer(run.workdir),
+        only_trainer(run.workdir) as check,
         stop_requested() as should_stop,
+        run.files.mirrored(check=check, fetch=distributed.is_main()),
+        session(run.files.local if distributed.is_main() else None, startup.tally) as ledger,
         contextlib.closing(open_checkpoints(run)) as checkpoints,
     ):
-        _check_same_run(run, config, checkpoints)
+        _open_folder(run, config, checkpoints)
         trainer = Trainer(run, checkpoints, config)
         say(trainer.describe())
+        saved = checkpoints.steps()
+        ledger.begin(saved[-1] if saved else 0, distributed.process_count(), jax.devices())
         startup.ends("open")
         # Under LoRA a resumed run needs the base as well: checkpoints hold the adapters alone.
         fresh = run.decoder.lora.rank > 0 or not checkpoints.steps()
         params = run.load_params() if fresh else None
         startup.ends("weights")
-        if run.settings.objective.uses_reference and not run.ensure_reference(params, should_stop):
+        if run.settings.objective.uses_reference and not ensure_reference(run, params, should_stop):
             return Outcome(checkpoints.steps()[-1] if checkpoints.steps() else 0, False)
         startup.ends("reference")
-        return trainer.run_to_end(trainer.start(params), should_stop, startup)
+        state = trainer.start(params)
+        startup.ends("state")
+        return trainer.run_to_end(state, should_stop, startup, ledger)
+
+
+def _open_folder(run: Run, config: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Refuses a folder that holds another run, and writes config.json."""
+    saved = checkpoints.steps()
+    if saved:
+        check_same_run(str(run.workdir), checkpoints.about(saved[-1]), config, run.fingerprint)
+    best, metrics = parse_best(run.settings.train.keep_best), run.files.local / "metrics.jsonl"
+    if best is not None:
+        scores = best.scores(read_metrics(metrics)) if distributed.is_main() and metrics.exists() else {}
+        checkpoints.scored(dict(distributed.from_main("scores", list(scores.items()))))
+    if distributed.is_main():
+        replace_text(run.workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def open_checkpoints(run: Run) -> Checkpoints:
     """Opens the run's checkpoints for writing."""
-    return Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints, writing=True)
+    settings = run.settings.train
+    best = parse_best(settings.keep_best)
+    return Checkpoints(str(run.workdir / "checkpoints"), keep=settings.keep_checkpoints, writing=True, best=best)
 
 
 @contextlib.contextmanager
-def only_trainer(workdir: epath.Path) -> Iterator[None]:
-    """Keeps a second training run out of a folder; the kernel frees the lock of a process that died."""
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is training in {workdir}; wait for it, stop it, or use another --workdir"
-            ) from error
-        yield
+def only_trainer(workdir: epath.Path) -> Iterator[Callable[[], None]]:
+    """Makes the folder and keeps a second training run out of it; yields a function that raises if the lock is lost.
+
+    Process 0 holds the lock for all hosts.
+
+    Raises:
+        UserError: another run has it, or a host does not see the folder, or it cannot be written to.
+    """
+    if not distributed.is_main():
+        alike.check_shared(workdir)
+        yield lambda: None
+        return
+    with locked(workdir) as check:
+        alike.check_shared(workdir)
+        yield check
 
 
 class Trainer:
@@ -115,6 +141,7 @@ class Trainer:
     def __init__(self, run: Run, checkpoints: Checkpoints, config: dict[str, Any]):
         settings = run.settings
         self.run, self.checkpoints, self.config = run, checkpoints, config
+        self.best = parse_best(settings.train.keep_best)
         self.plan = training_plan(
             run.costs(run.train_split),
             settings.rows,
@@ -124,12 +151,22 @@ class Trainer:
             seed=settings.seed,
         )
         settings.profile.check(self.plan.steps)
+        settings.log.check()
         schedule = make_schedule(settings.optimizer, self.plan.steps)
         self.optimizer = make_optimizer(settings.optimizer, schedule)
         self.shardings = state_shardings(run.decoder, self.optimizer, settings.model.param_dtype, run.placement)
-        step = make_train_step(run.decoder, settings.objective, self.optimizer, schedule)
+        accumulate_dtype = settings.train.accumulate_dtype
+        if accumulate_dtype != "float32" and self.plan.microbatches == 1:
+            raise UserError(
+                f"train.accumulate_dtype = {accumulate_dtype} has no effect: every update is one microbatch; leave it "
+                "float32, or lower rows.rows_per_microbatch"
+            )
+        step = make_train_step(
+            run.decoder, settings.objective, self.optimizer, schedule, accumulate_dtype=accumulate_dtype
+        )
         self.step = jitted(step, self.shardings)
         self.eval_step = jax.jit(make_eval_step(run.decoder, settings.objective))
+        self.work = work_of(run.decoder.config)
 
     def start(self, params: Params | None) -> TrainState:
         """Returns the newest checkpoint's state, or the state of a new run."""
@@ -146,41 +183,54 @@ class Trainer:
         """Returns one line for a person: data, rows, model and devices."""
         run, caps = self.run, self.plan.caps
         held_out = len(run.eval_split) if run.eval_split else 0
+        processes = distributed.process_count()
+        hosts = f" of {processes} processes" if processes > 1 else ""
         return (
             f"{self.plan.pairs} training and {held_out} held-out pairs; {self.plan.steps} updates of "
             f"{self.plan.pairs_per_step} pairs in at most {self.plan.microbatches} x {self.plan.rows_per_microbatch} "
             f"rows of {caps.tokens} tokens and {caps.targets} targets; {run.decoder.config.model_type} of "
-            f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}"
+            f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}{hosts}"
         )
 
-    def run_to_end(self, state: TrainState, should_stop: Callable[[], bool], startup: Startup) -> Outcome:
+    def run_to_end(
+        self, state: TrainState, should_stop: Callable[[], bool], startup: Startup, ledger: Ledger
+    ) -> Outcome:
         first, steps = int(state.step), self.plan.steps
         source = self.source("train", self.plan)
         # A run that died before its first checkpoint starts anew, its first evaluation included.
-        log = MetricsLog(Path(self.run.workdir), resume_step=first or -1)
+        log = open_log(self.run.settings.log, self.run.files.local, self.config, resume_step=first or -1)
+        stop = Stop(should_stop, "update")
         with contextlib.closing(log), progress("training", steps, "steps", start=first) as advance:
-            if not log.has(first, "eval") and self._evaluates(first):
+            if self._evaluates(first) and not distributed.from_main("evaluated", log.has(first, "eval")):
                 self._evaluate(state, first, log)
             startup.ends("evaluation")
-            clock = Clock()
-            flight: Flight[Update] = Flight(lambda update: self._read(update, clock, log, advance))
+            clock = Clock(startup.tally)
+            watch = Watch(clock, ledger, log)
+            flight: Flight[Update] = Flight(lambda update: self._read(update, watch, log, advance))
             batches = iterate(source, self.run.settings.data.pipeline, range(first, steps))
 
             def is_due(done: int) -> bool:
-                return should_stop() or done == first + 1 or self._saves(done) or self._evaluates(done)
+                return stop.at(done) or done == first + 1 or self._saves(done) or self._evaluates(done)
 
             for done, updated in self._updates(state, clock.fetched(batches, flight), flight, is_due, startup):
+                clock.restart("other")
                 if done == first + 1:
-                    log.write(first, "start", startup.seconds() | {"input_rows_per_second": self._input_rate(source)})
-                stopping = should_stop() and done < steps
+                    about = {"input_rows_per_second": self._input_rate(source), "planned_updates": steps}
+                    log.write(first, "start", startup.seconds() | about)
+                stopping = stop.at(done) and done < steps
                 # Saved before it is evaluated: an evaluation may be longer than the time that SIGTERM leaves.
                 if stopping or self._saves(done):
+                    ledger.cut()
+                    self.run.files.commit()
                     self.checkpoints.save(done, updated, self._about(done))
+                    clock.restart("checkpoint")
                 if stopping:
                     return Outcome(done, False)
                 if self._evaluates(done):
                     self._evaluate(updated, done, log)
-                clock.restart()
+                    clock.restart("evaluation")
+                watch.tell(done)
+                clock.restart("other")
         return Outcome(steps, True)
 
     def _updates(
@@ -193,16 +243,17 @@ class Trainer:
     ) -> Iterator[tuple[int, TrainState]]:
         """Makes an update a batch; yields (number, state) where something `is_due`, after everything was checked."""
         first = int(state.step) + 1
-        profiler = Profiler(self.run.settings.profile.updates, self.run.workdir / "profile")
+        profiler = Profiler(self.run.settings.profile.updates, epath.Path(self.run.files.local) / "profile")
         with contextlib.closing(profiler):
             for done, batch in enumerate(batches, start=first):
                 if profiler.begins_at(done):
                     flight.land()
                     profiler.begin()
-                state, metrics = self._update(state, batch, done)
+                placed = self.run.place(batch)
+                state, metrics = self._update(state, placed, done)
                 if done == first:
                     startup.ends("compile")
-                flight.put(Update(done, metrics, Work(batch)))
+                flight.put(Update(done, metrics, self.work(batch, placed)))
                 ends = profiler.ends_at(done)
                 if not (is_due(done) or ends):
                     continue
@@ -228,8 +279,7 @@ class Trainer:
             rows=self.run.settings.rows,
             weighting=self.run.settings.weighting,
             reference=self._reference(name),
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            own=own_rows(self.run.placement, plan.rows_per_microbatch),
         )
 
     def _reference(self, name: str):
@@ -250,15 +300,16 @@ class Trainer:
     def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, Metrics]:
         """Hands update `done` to the devices; nothing waits for it here."""
         with jax.profiler.StepTraceAnnotation("update", step_num=done):
-            return self.step(state, self.run.place(batch))
+            return self.step(state, batch)
 
-    def _read(self, update: Update, clock: Clock, log: MetricsLog, advance: Advance) -> None:
+    def _read(self, update: Update, watch: Watch, log: Log, advance: Advance) -> None:
         """Waits for an update, checks and logs it."""
-        values = {name: float(value) for name, value in jax.device_get(update.metrics).items()}
+        with watch.clock.waits_for_devices():
+            values = {name: float(value) for name, value in jax.device_get(update.metrics).items()}
         bad = first_bad(values)
         if bad:
             raise UserError(self._nan_report(bad, values[bad], update.number))
-        seconds, waited = clock.lap()
+        seconds, waited = watch.lap(update.number)
         speed = update.work.throughput(seconds, self.run.decoder.config)
         inputs = {"step_s": seconds, "input_wait_s": waited, "input_wait_fraction": waited / seconds}
         log.write(update.number, "train", values | speed | inputs)
@@ -284,7 +335,7 @@ class Trainer:
             "optimizer.clip_norm = 1.0 often helps; damaged weights or records would be named at loading"
         )
 
-    def _evaluate(self, state: TrainState, done: int, log: MetricsLog) -> None:
+    def _evaluate(self, state: TrainState, done: int, log: Log) -> None:
         source = self._held_out
         if source is None:
             return
@@ -298,12 +349,14 @@ class Trainer:
             raise UserError(
                 f"held-out evaluation after update {done}: {bad} is {total[bad]}, though the update was finite"
             )
+        if self.best is not None:
+            self.checkpoints.scored({done: self.best.score(total)})
         log.write(done, "eval", total)
 
-    def _eval_norms(self, plan: Plan) -> dict[str, jax.Array]:
+    def _eval_norms(self, plan: Plan) -> dict[str, np.float32]:
         """The denominators over the whole split, so that a split's mean does not depend on its batches."""
         tokens = plan.costs.chosen_terms.sum() if self.run.settings.objective.nll_norm == "token" else plan.pairs
-        return {"pairs": jnp.float32(plan.pairs), "nll": jnp.float32(tokens)}
+        return {"pairs": np.float32(plan.pairs), "nll": np.float32(tokens)}
 
     def _about(self, done: int) -> dict[str, Any]:
         return {"config": self.config, "data_state": {"step": done}, "fingerprint": self.run.fingerprint}
@@ -316,33 +369,3 @@ def _due(done: int, every: int) -> bool:
 def _note(values: dict[str, float]) -> str:
     shown = ("loss", "rewards/margins", "rewards/accuracies")
     return "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
-
-
-def _check_same_run(run: Run, config: dict[str, Any], checkpoints: Checkpoints) -> None:
-    """Refuses to continue a folder whose run had another configuration, data or weights; writes config.json."""
-    path = run.workdir / "config.json"
-    saved = checkpoints.steps()
-    if saved:
-        about = checkpoints.about(saved[-1])
-        _compare(str(run.workdir), "configuration", _flat(about["config"]), _flat(config))
-        _compare(str(run.workdir), "input", _flat(about["fingerprint"]), _flat(run.fingerprint))
-    replace_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not _may_change(key))
-    if differing:
-        listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
-        raise UserError(
-            f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values"
-        )
-
-
-def _may_change(key: str) -> bool:
-    return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

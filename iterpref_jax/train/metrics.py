@@ -9,13 +9,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tensorboardX
+from etils import epath
 
 from iterpref_jax.data.batch import RowBatch
+from iterpref_jax.errors import UserError
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.objectives.preference import used_terms
 from iterpref_jax.parallel.topology import chip_of
 from iterpref_jax.train.atomic import replace_text
+from iterpref_jax.train.board import Board
 from iterpref_jax.train.flops import model_flops, seen
 
 
@@ -30,7 +32,7 @@ class MetricsLog:
             replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._written = {(line["step"], line["split"]) for line in kept}
         self._file = self._path.open("a")
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._board = Board(workdir / "tensorboard", first_step=resume_step + 1)
 
     def has(self, step: int, split: str) -> bool:
         """Whether the file holds this line, from before a resume."""
@@ -41,19 +43,40 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, "split": split, **values}, allow_nan=False) + "\n")
         self._file.flush()
         prefix = "" if split == "train" else f"{split}/"
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(prefix + name, value, step)
+        self._board.write(step, {prefix + name: value for name, value in values.items() if value is not None})
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """Returns the lines of a `metrics.jsonl`; a last line that a crash cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+class NoLog:
+    """Stands for the log on the hosts that do not write it."""
+
+    def has(self, step: int, split: str) -> bool:
+        return False
+
+    def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_metrics(path: Path | epath.Path) -> list[dict]:
+    """Returns the lines of a `metrics.jsonl`; a last line that a crash cut short is left out.
+
+    Raises:
+        UserError: a damaged line.
+    """
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
+        if line.endswith("\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number} is damaged ({error}); delete this line") from error
+    return found
 
 
 def first_bad(values: Mapping[str, float]) -> str | None:

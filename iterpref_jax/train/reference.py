@@ -13,7 +13,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,11 @@ from iterpref_jax.data.layout import Costs, RowSettings, Weighting
 from iterpref_jax.data.packing import Plan, pass_plan
 from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
 from iterpref_jax.errors import UserError
+from iterpref_jax.parallel import distributed
 from iterpref_jax.progress import progress, say
 from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.flight import Flight
+from iterpref_jax.train.signals import Stop
 
 ABOUT_FILE = "reference.json"
 # A forward pass keeps no activations, so that more rows than in training go at a time.
@@ -157,6 +159,7 @@ def even_plan(costs: Costs, rows: RowSettings, pairs_per_part: int, *, multiple:
 
 def fill(
     cache: ReferenceSplit,
+    missing: Sequence[int],
     source: StepSource,
     score: Callable[[RowBatch], jax.Array],
     pipeline: PipelineSettings,
@@ -164,40 +167,42 @@ def fill(
     *,
     name: str,
 ) -> bool:
-    """Computes the missing parts of a split; returns False if it was asked to stop before the end.
+    """Computes the `missing` parts of a split; returns False if it was asked to stop before the end.
 
-    `source` has a step for every part (`even_plan`). `score` starts the computation of a part's log-probs [A, R, G] and
-    does not wait for it.
+    `source` has a step for every part (`even_plan`). `score` starts the computation of the log-probs of a part's terms,
+    over all hosts [A, R, E], and does not wait for it. Process 0 writes.
     """
-    missing, paths, plan = cache.missing(), cache.paths(), source.plan
+    paths, plan = cache.paths(), source.plan
     if not missing:
         return True
     done = sum(len(plan.records(part)) for part in range(len(paths)) if part not in missing)
     paths[0].parent.mkdir(parents=True, exist_ok=True)
+    stop = Stop(should_stop, f"reference/{name}")
     with progress(f"reference log-probs ({name})", plan.pairs, "pairs", start=done) as advance:
 
-        def write(scored: tuple[int, RowBatch, jax.Array]) -> None:
-            part, batch, logps = scored
-            records = _by_record(np.asarray(logps), batch, plan, part)
-            _write_part(paths[part], [records[record] for record in sorted(records)])
+        def write(scored: tuple[int, jax.Array]) -> None:
+            part, logps = scored
+            records = _by_record(np.asarray(logps), plan, part)
+            if distributed.is_main():
+                _write_part(paths[part], [records[record] for record in sorted(records)])
             advance(len(records))
 
         flight, stopped = Flight(write), False
-        for part, batch in zip(missing, iterate(source, pipeline, missing), strict=True):
-            stopped = should_stop()
+        for number, (part, batch) in enumerate(zip(missing, iterate(source, pipeline, missing), strict=True)):
+            stopped = stop.at(number)
             if stopped:
                 break
-            flight.put((part, batch, score(batch)))
+            flight.put((part, score(batch)))
         flight.land()
     return not stopped
 
 
-def _by_record(logps: np.ndarray, batch: RowBatch, plan: Plan, part: int) -> dict[int, np.ndarray]:
-    """Returns the log-probs of every record's terms, in their order."""
+def _by_record(logps: np.ndarray, plan: Plan, part: int) -> dict[int, np.ndarray]:
+    """Returns the log-probs of every record's terms, in their order; `logps` are those of the rows' terms."""
     found = {}
     for number, trees in enumerate(plan.rows(part)):
         place, start = divmod(number, plan.rows_per_microbatch), 0
-        values = logps[place][batch.term_RE[place]]
+        values = logps[place]
         for record in (record for tree in trees for record in tree):
             stop = start + int(plan.costs.terms[record])
             found[record] = values[start:stop]

@@ -9,21 +9,26 @@ from etils import epath
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import joined, parted
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
+from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.metrics import read_metrics
 from iterpref_jax.train.run import MODEL_TOKENIZER, Run
 
+# Instead of a step: the checkpoint that `train.keep_best` keeps.
+BEST = "best"
 
-def restore_params(run: Run, step: int | None) -> tuple[int, Params]:
+
+def restore_params(run: Run, step: int | str | None) -> tuple[int, Params]:
     """Returns the step of a checkpoint (default: the newest) and all parameters of then, in the shards of `run`.
 
     Raises:
-        UserError: no checkpoint, or not that step (those that exist are named).
+        UserError: no checkpoint, or not that step (those that exist are named), or one that was damaged.
     """
     step, trained = restore_trained(run, step)
     return step, joined(parted(run.load_params())[1], trained) if run.decoder.lora.rank else trained
 
 
-def restore_trained(run: Run, step: int | None) -> tuple[int, Params]:
+def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
     """Returns the step and what was trained: all parameters, or the adapters; see `restore_params` for the errors."""
     folder = str(run.workdir / "checkpoints")
     # Not writing: a training run may be saving in this folder right now.
@@ -33,8 +38,8 @@ def restore_trained(run: Run, step: int | None) -> tuple[int, Params]:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
-        step = steps[-1] if step is None else step
-        if step not in steps:
+        step = _best(run, steps) if step == BEST else steps[-1] if step is None else step
+        if not isinstance(step, int) or step not in steps:
             raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
         config, dtype, lora = run.decoder.config, run.settings.model.param_dtype, run.decoder.lora
         shapes, shardings = (
@@ -42,6 +47,21 @@ def restore_trained(run: Run, step: int | None) -> tuple[int, Params]:
             for tree in (abstract_params(config, dtype, lora), param_shardings(config, dtype, run.placement, lora))
         )
         return step, checkpoints.restore_params(step, shapes, shardings)
+
+
+def _best(run: Run, steps: list[int]) -> int:
+    """Returns which of `steps` is best by what the run keeps the best for."""
+    best = parse_best(run.settings.train.keep_best)
+    if best is None:
+        raise UserError(
+            f"{run.workdir} kept no best checkpoint: train.keep_best was empty; name a step instead, it has {steps}"
+        )
+    metrics = run.workdir / "metrics.jsonl"
+    scores = best.scores(read_metrics(metrics)) if metrics.exists() else {}
+    found = best.step({step: score for step, score in scores.items() if step in steps})
+    if found is None:
+        raise UserError(f"{metrics} has no {best.metric} of steps {steps}; name a step instead")
+    return found
 
 
 def tokenizer_folder(run: Run) -> str:

@@ -11,7 +11,6 @@ import functools
 import json
 import math
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from etils import epath
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.packing import resolve_caps
-from iterpref_jax.data.pipeline import PipelineSettings, StepSource
+from iterpref_jax.data.pipeline import PipelineSettings
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
     TextRules,
@@ -36,18 +35,23 @@ from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.decoder import Compute, Decoder
 from iterpref_jax.models.hf_config import from_hf, notices, to_hf
-from iterpref_jax.models.lora import Lora, adapters_of, base_of, joined
+from iterpref_jax.models.lora import Lora, adapters_of, joined
+from iterpref_jax.models.shares import check_tokens
 from iterpref_jax.models.transformer import Params, abstract_params, init_adapters, init_params
 from iterpref_jax.objectives.links import LINKS
 from iterpref_jax.objectives.preference import ObjectiveSettings
 from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
 from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.progress import say
-from iterpref_jax.train import reference
+from iterpref_jax.train import host_rows, reference
+from iterpref_jax.train.best import parse_best
+from iterpref_jax.train.gradients import ACCUMULATE_DTYPES
 from iterpref_jax.train.optimizer import OptimizerSettings
 from iterpref_jax.train.profile import ProfileSettings
 from iterpref_jax.train.reference import ReferenceSettings, ReferenceSplit
-from iterpref_jax.train.step import batch_shardings, make_score_step
+from iterpref_jax.train.remote import check_scheme
+from iterpref_jax.train.run_files import RunFiles
+from iterpref_jax.train.wandb_log import LogSettings
 
 MODEL_TOKENIZER = "tokenizer.json"
 
@@ -98,6 +102,8 @@ class LoopSettings:
     eval_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    keep_best: str
+    accumulate_dtype: str
 
     def __post_init__(self):
         if (
@@ -112,6 +118,18 @@ class LoopSettings:
             raise UserError("set train.epochs (or train.steps) above 0")
         if self.steps and self.epochs:
             raise UserError(f"train.steps = {self.steps} and train.epochs = {self.epochs}: set one of them to 0")
+        _check_best(self)
+        if self.accumulate_dtype not in ACCUMULATE_DTYPES:
+            raise UserError(f"train.accumulate_dtype must be float32 or bfloat16, not {self.accumulate_dtype!r}")
+
+
+def _check_best(settings: LoopSettings) -> None:
+    every, evaluated = settings.checkpoint_every, settings.eval_every
+    if parse_best(settings.keep_best) and (not every or not evaluated or every % evaluated):
+        raise UserError(
+            f"train.keep_best = {settings.keep_best!r} needs an evaluation of every checkpoint: train.checkpoint_every "
+            f"is {every}, make it a multiple of train.eval_every, which is {evaluated} (0 = never)"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,11 +145,18 @@ class RunSettings:
     train: LoopSettings
     reference: ReferenceSettings
     profile: ProfileSettings
+    log: LogSettings
     mesh: MeshSettings
 
     def __post_init__(self):
         if self.seed < 0:
             raise UserError(f"seed must be at least 0, got {self.seed}")
+        if self.optimizer.master and (self.model.param_dtype == "float32" or self.model.lora.rank):
+            trained = "adapters, which are float32" if self.model.lora.rank else "float32 parameters"
+            raise UserError(
+                f"optimizer.master has no effect on {trained}: leave it False, or set model.param_dtype = bfloat16 and "
+                "train without adapters"
+            )
         for name, unset in (("path", ""), ("rows_per_microbatch", 0)):
             if getattr(self.reference, name) != unset and not self.objective.uses_reference:
                 raise UserError(
@@ -155,6 +180,11 @@ class Run:
     placement: Placement
     # Where the weights lie ("" for a model from scratch): model.path, or where a hub's files were put.
     model_folder: str
+
+    @functools.cached_property
+    def files(self) -> RunFiles:
+        """The small files: of a run in a bucket, a local copy of them."""
+        return RunFiles(self.workdir)
 
     @functools.cached_property
     def train_split(self) -> Split:
@@ -204,8 +234,8 @@ class Run:
         }
 
     def place(self, batch: RowBatch) -> RowBatch:
-        """Puts a batch from the pipeline on the devices, rows split by the sharding rules."""
-        return jax.device_put(batch, batch_shardings(batch, self.placement))
+        """Puts a batch of this host's rows on the devices, as one batch over all hosts split by the sharding rules."""
+        return host_rows.place(batch, self.placement)
 
     def reference_path(self) -> str:
         return self.settings.reference.path or str(self.workdir / "reference")
@@ -229,47 +259,6 @@ class Run:
             raise UserError(f"there is no reference cache at {path}; make it with `iterpref reference`")
         return per_part
 
-    def ensure_reference(self, params: Params | None, should_stop: Callable[[], bool]) -> bool:
-        """Computes what is missing of the reference cache; returns False if it was asked to stop before the end.
-
-        `params` are the initial parameters, or None to load them if the cache turns out to be incomplete.
-        """
-        settings, path = self.settings, self.reference_path()
-        per_part = reference.create_cache(path, self.reference_fingerprint(), settings.reference.pairs_per_part)
-        caches = {name: self.reference_cache(name, per_part) for name in self.splits()}
-        if not any(cache.missing() for cache in caches.values()):
-            say(f"reference log-probs: found in {path}")
-            return True
-        say(f"reference log-probs: computing them into {path}")
-        # The reference of an adapted model is its base.
-        base = base_of(self.load_params() if params is None else params)
-        decoder = dataclasses.replace(self.decoder, lora=self.decoder.lora.switched_off())
-        step = jax.jit(make_score_step(decoder))
-
-        def score(batch) -> jax.Array:
-            return step(base, self.place(batch))
-
-        return all(
-            reference.fill(
-                caches[name],
-                self._reference_source(split, per_part),
-                score,
-                settings.data.pipeline,
-                should_stop,
-                name=name,
-            )
-            for name, split in self.splits().items()
-        )
-
-    def _reference_source(self, split: Split, pairs_per_part: int) -> StepSource:
-        settings = self.settings
-        most = settings.reference.rows_per_microbatch or reference.LARGER * settings.rows.rows_per_microbatch
-        rows = dataclasses.replace(settings.rows, rows_per_microbatch=most)
-        plan = reference.even_plan(self.costs(split), rows, pairs_per_part, multiple=self.placement.row_shards())
-        return StepSource(
-            split=split, plan=plan, rows=rows, weighting=settings.weighting, reference=None, host=0, hosts=1
-        )
-
 
 def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> Run:
     """Opens and checks everything that is small: dataset, recipe against focus, tokenizer against model, mesh, rows.
@@ -279,13 +268,12 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     Raises:
         UserError: whatever does not fit, before any weight is read.
     """
-    if "://" in workdir:
-        raise UserError(f"--workdir={workdir}: metrics are appended to files, so it must be a local or mounted folder")
+    check_scheme(workdir)
     dataset = open_dataset(settings.data.path)
     _check_focus(dataset, settings.objective)
     _check_sides(dataset, settings)
     folder = resolve(settings.model.path) if settings.model.path else ""
-    config = hf_checkpoint.model_config(folder) if folder else _init_config(settings.model, dataset)
+    config = hf_checkpoint.model_config(folder) if folder else init_config(settings.model, dataset)
     for notice in notices(hf_checkpoint.config_content(folder)) if folder and training else ():
         say(f"{settings.model.path}: {notice}")
     check_targets(config, settings.model.lora)
@@ -296,7 +284,12 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     decoder = Decoder(config, settings.model.compute, placement, settings.model.lora)
     run = Run(settings, epath.Path(workdir), dataset, decoder, placement, folder)
     if training:
+        if settings.train.keep_best and run.eval_split is None:
+            raise UserError(
+                f"train.keep_best has no effect: {settings.data.path} has no held-out pairs (build.eval_fraction was 0)"
+            )
         placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
+        check_tokens(settings.rows.tokens, placement)
         if settings.reference.rows_per_microbatch % placement.row_shards():
             raise UserError(
                 f"reference.rows_per_microbatch is {settings.reference.rows_per_microbatch}: make it a multiple of "
@@ -332,7 +325,7 @@ def _check_sides(dataset: Dataset, settings: RunSettings) -> None:
                 )
 
 
-def _init_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
+def init_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
     init = dict(settings.init)
     if not init.get("vocab_size"):
         # Rounded up to whole lanes; the ids above the tokenizer's are never used.

@@ -24,10 +24,9 @@ from iterpref_jax.objectives.preference import (
     normalisers,
     used_targets,
 )
-from iterpref_jax.ops.linear_logp import gather_sources, linear_logp
 from iterpref_jax.parallel.rules import Placement
-
-Metrics = dict[str, jax.Array]
+from iterpref_jax.train.gradients import Metrics, float32, gradients, microbatch, used
+from iterpref_jax.train.optimizer import Optimizer
 
 
 class TrainState(NamedTuple):
@@ -47,26 +46,21 @@ class TrainState(NamedTuple):
         return joined(self.frozen, self.params)
 
 
-def init_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """Returns the state before the first update; the optimizer's numbers are float32 whatever the parameters."""
+def init_state(optimizer: Optimizer, params: Params) -> TrainState:
+    """Returns the state before the first update."""
     trained, frozen = parted(params)
-    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(_float32(trained)), frozen)
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), frozen)
 
 
-def state_shardings(
-    decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str, placement: Placement
-) -> TrainState:
-    """Returns the sharding of every leaf of the state: optimizer moments lie where their parameter lies."""
+def state_shardings(decoder: Decoder, optimizer: Optimizer, dtype: str, placement: Placement) -> TrainState:
+    """Returns the sharding of every leaf of the state; see `Optimizer.shardings` for the optimizer's."""
     params, frozen = parted(param_shardings(decoder.config, dtype, placement, decoder.lora))
-    state = abstract_state(decoder, optimizer, dtype)
     replicated = placement.replicated()
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: replicated
-    )
-    return TrainState(replicated, params, opt_state, frozen)
+    state = abstract_state(decoder, optimizer, dtype)
+    return TrainState(replicated, params, optimizer.shardings(state.opt_state, params, replicated), frozen)
 
 
-def abstract_state(decoder: Decoder, optimizer: optax.GradientTransformation, dtype: str) -> TrainState:
+def abstract_state(decoder: Decoder, optimizer: Optimizer, dtype: str) -> TrainState:
     """Returns the state as `jax.ShapeDtypeStruct`s."""
     shapes = abstract_params(decoder.config, dtype, decoder.lora)
     return jax.eval_shape(lambda params: init_state(optimizer, params), shapes)
@@ -85,21 +79,19 @@ def target_logps(decoder: Decoder, params: Params, micro: RowBatch) -> jax.Array
 
 def _logps(decoder: Decoder, params: Params, hidden_RTD: jax.Array, micro: RowBatch) -> tuple[jax.Array, jax.Array]:
     """Returns the targets' log-probs, and the entropies of the distributions that they were scored by [R, G]."""
-    hidden_RGD = gather_sources(hidden_RTD, micro.source_RG)
-    projection = decoder.projection(hidden_RGD.shape[0])
-    return linear_logp(hidden_RGD, decoder.head(params), micro.target_RG, used_targets(micro), projection)
+    return decoder.logps(params, hidden_RTD, micro.source_RG, micro.target_RG, used_targets(micro))
 
 
 def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
-    """Returns loss(params, micro, norms) -> (share of the global loss, shares of the metrics).
+    """Returns loss(params, micro, norms, sinks=None) -> (share of the global loss, shares of the metrics).
 
-    The router's loss is that of each microbatch, weighted by its pairs: unlike everything else it depends on which
-    pairs share one.
+    `sinks` take the layers' gradients (`models.sinks`). The router's loss is that of each microbatch, weighted by its
+    pairs: unlike everything else it depends on which pairs share one.
     """
 
-    def loss(params: Params, micro: RowBatch, norms: Metrics) -> tuple[jax.Array, Metrics]:
+    def loss(params: Params, micro: RowBatch, norms: Metrics, sinks: Params | None = None) -> tuple[jax.Array, Metrics]:
         slots = 2 * micro.pair_weight_RP.shape[-1]
-        inputs = params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT
+        inputs = params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT, sinks
         wants_routing = objective.router_aux_loss_coef > 0
         hidden_RTD, routing = decoder.hidden_and_routing(*inputs) if wants_routing else (decoder.hidden(*inputs), None)
         logp_RG, entropy_RG = _logps(decoder, params, hidden_RTD, micro)
@@ -118,32 +110,31 @@ def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
 def make_train_step(
     decoder: Decoder,
     objective: ObjectiveSettings,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     schedule: optax.Schedule,
+    *,
+    accumulate_dtype: str = "float32",
 ) -> Callable[[TrainState, RowBatch], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch [A, R, ...]) -> (state, metrics); the caller jits it with its shardings.
 
-    Gradients are accumulated in float32 over the microbatches that hold pairs; trailing microbatches of padding cost
-    nothing, so one compiled shape serves steps of any number of rows.
+    Gradients are accumulated over the microbatches that hold pairs; trailing microbatches of padding cost nothing, so
+    one compiled shape serves steps of any number of rows.
     """
     loss = make_loss(decoder, objective)
-    grad = jax.value_and_grad(lambda trained, frozen, *rest: loss(joined(frozen, trained), *rest), has_aux=True)
 
     def step(state: TrainState, batch: RowBatch) -> tuple[TrainState, Metrics]:
         norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RE)
 
-        def gradients(micro: RowBatch) -> tuple[Metrics, Params]:
-            (_, metrics), grads = grad(state.params, state.frozen, micro, norms)
-            return metrics, grads
+        def share(trained: Params, micro: RowBatch, sinks: Params | None) -> tuple[jax.Array, Metrics]:
+            return loss(joined(state.frozen, trained), micro, norms, sinks)
 
-        metrics, grads = _accumulate(gradients, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, _float32(state.params))
-        params: Any = optax.apply_updates(state.params, updates)
+        metrics, grads = gradients(share, state.params, batch, accumulate_dtype)
+        params, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": schedule(state.step),
+            "learning_rate": jnp.asarray(schedule(state.step)),
             # Of the new parameters: the other metrics speak of the old ones, and would show a broken update too late.
-            "param_norm": optax.tree.norm(_float32(params)),
+            "param_norm": optax.tree.norm(float32(params)),
         }
         return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
@@ -170,9 +161,9 @@ def make_score_step(decoder: Decoder) -> Callable[[Params, RowBatch], jax.Array]
 
     def step(params: Params, batch: RowBatch) -> jax.Array:
         def score(number: jax.Array, logps: jax.Array) -> jax.Array:
-            return logps.at[number].set(target_logps(decoder, params, _microbatch(batch, number)))
+            return logps.at[number].set(target_logps(decoder, params, microbatch(batch, number)))
 
-        return jax.lax.fori_loop(0, _used(batch), score, jnp.zeros(batch.target_RG.shape, jnp.float32))
+        return jax.lax.fori_loop(0, used(batch), score, jnp.zeros(batch.target_RG.shape, jnp.float32))
 
     return step
 
@@ -180,23 +171,11 @@ def make_score_step(decoder: Decoder) -> Callable[[Params, RowBatch], jax.Array]
 def _accumulate(compute: Callable[[RowBatch], Any], batch: RowBatch) -> Any:
     """Sums `compute(microbatch)` in float32 over the microbatches that hold pairs."""
     if batch.tokens_RT.shape[0] == 1:
-        return _float32(compute(_microbatch(batch, 0)))
-    shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: _microbatch(b, 0), batch))
+        return float32(compute(microbatch(batch, 0)))
+    shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: microbatch(b, 0), batch))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
 
     def add(number: jax.Array, total: Any) -> Any:
-        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(_microbatch(batch, number)))
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(microbatch(batch, number)))
 
-    return jax.lax.fori_loop(0, _used(batch), add, zeros)
-
-
-def _float32(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-
-
-def _used(batch: RowBatch) -> jax.Array:
-    return (batch.pair_weight_RP.sum((1, 2)) > 0).sum()
-
-
-def _microbatch(batch: RowBatch, number: Any) -> RowBatch:
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), batch)
+    return jax.lax.fori_loop(0, used(batch), add, zeros)

@@ -1,5 +1,7 @@
 """A step as the trainer reads it: the plan's rows, laid out, whatever the number of hosts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,31 +15,42 @@ EXAMPLES = random_groups(12, seed=8)
 WEIGHTING = Weighting(recipe=find_recipe("target_rpo"), seed=0, nll_norm="example")
 
 
-def sources(layout, hosts):
+def sources(layout, owned):
+    """A source for each host, which has these places of the four rows of a microbatch."""
     rows = RowSettings(layout=layout, truncate=True, tokens=150, targets=0, pairs=0, rows_per_microbatch=4)
     cost = costs(index_of(EXAMPLES), rows, WEIGHTING)
     plan = training_plan(cost, rows, global_batch=9, epochs=2, steps=0, seed=1)
     reference = [np.arange(size, dtype=np.float32) + 1000 * record for record, size in enumerate(cost.terms)]
     return [
-        StepSource(
-            split=EXAMPLES, plan=plan, rows=rows, weighting=WEIGHTING, reference=reference, host=host, hosts=hosts
-        )
-        for host in range(hosts)
+        StepSource(split=EXAMPLES, plan=plan, rows=rows, weighting=WEIGHTING, reference=reference, own=own)
+        for own in owned
     ]
 
 
+@pytest.mark.parametrize("owned", [([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 1], [0, 1], [2, 3]), ([3], [0], [2], [1])])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_rows_of_all_hosts_are_those_of_one(layout):
-    [alone] = sources(layout, 1)
-    parts = sources(layout, 2)
+def test_the_rows_of_all_hosts_are_those_of_one(layout, owned):
+    [alone] = sources(layout, [range(4)])
+    parts = sources(layout, owned)
     for step in range(len(alone)):
-        for whole, *halves in zip(alone[step], *(part[step] for part in parts), strict=True):
-            np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+        for whole, *shares in zip(alone[step], *(part[step] for part in parts), strict=True):
+            for own, share in zip(owned, shares, strict=True):
+                np.testing.assert_array_equal(share, whole[:, own])
+
+
+def test_a_host_reads_the_records_of_its_own_rows_only():
+    read = []
+    [source] = sources("separate", [[1]])
+    split = type("Split", (), {"__len__": lambda _: 12, "__getitem__": lambda _, i: read.append(i) or EXAMPLES[i]})()
+    dataclasses.replace(source, split=split)[0]
+    rows = source.plan.rows(0)
+    assert sorted(read) == sorted(i for number, row in enumerate(rows) if number % 4 == 1 for tree in row for i in tree)
+    assert 0 < len(read) < len(source.plan.records(0))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_step_holds_its_pairs_and_all_their_terms(layout):
-    [source] = sources(layout, 1)
+    [source] = sources(layout, [range(4)])
     for step in range(len(source)):
         batch, records = source[step], source.plan.records(step)
         assert batch.pair_weight_RP.sum() == len(records) == 9
@@ -48,7 +61,7 @@ def test_every_step_holds_its_pairs_and_all_their_terms(layout):
 
 
 def test_the_reference_of_a_target_is_that_of_its_first_term():
-    [source] = sources("tree", 1)
+    [source] = sources("tree", [range(4)])
     batch = source[0]
     for number, trees in enumerate(source.plan.rows(0)):
         place = divmod(number, 4)

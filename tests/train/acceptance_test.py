@@ -1,4 +1,4 @@
-"""The acceptance tests of focal compute: layouts, truncation, packing and meshes change nothing but the work."""
+"""The acceptance tests of focal compute: layouts, truncation and packing change nothing but the work."""
 
 import functools
 
@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 
 from iterpref_jax.data.layout import lay_out
-from iterpref_jax.models.decoder import Decoder
-from iterpref_jax.models.transformer import init_params, param_shardings
+from iterpref_jax.models.transformer import init_params
 from iterpref_jax.objectives.preference import loss_and_metrics
 from iterpref_jax.objectives.weights import RECIPES
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
-from iterpref_jax.train import step as train_step
 from tests.support import models
 from tests.support.examples import random_examples
+from tests.support.meshes import placed
 from tests.support.models import loss_and_grads, make_batch, objective_settings, per_pair_logps, row_settings
 
 EXAMPLES = random_examples(9, seed=4)
@@ -149,25 +146,7 @@ def test_the_nll_normaliser_is_what_it_says(nll_norm):
     np.testing.assert_allclose(loss, expected[nll_norm], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
-@pytest.mark.parametrize("tied", [True, False])
-def test_every_mesh_equals_one_device(sizes, tied):
-    data, fsdp, tensor = sizes
-    placement = Placement(make_mesh(MeshSettings(data=data, fsdp=fsdp, tensor=tensor)))
-    objective = objective_settings()
-    decoder, params = models.tiny(tie_word_embeddings=tied)
-    batch, _ = make_batch(EXAMPLES, row_settings(tokens=70, rows_per_microbatch=8), objective)
-    loss, metrics, grads = loss_and_grads(decoder, params, batch, objective)
-    sharded = Decoder(decoder.config, decoder.compute, placement)
-    put = jax.device_put(params, param_shardings(decoder.config, "float32", placement))
-    placed = jax.device_put(batch, train_step.batch_shardings(batch, placement))
-    other, other_metrics, other_grads = loss_and_grads(sharded, put, placed, objective)
-    np.testing.assert_allclose(other, loss, rtol=1e-5)
-    assert_trees_close(other_metrics, metrics, rtol=1e-4, atol=1e-5)
-    assert_trees_close(other_grads, grads, rtol=1e-4, atol=2e-6)
-
-
 def test_parameters_are_initialised_equally_on_every_mesh():
     config = models.model_config()
-    placement = Placement(make_mesh(MeshSettings(data=1, fsdp=4, tensor=2)))
+    placement = placed(fsdp=4, tensor=2)
     assert_trees_close(init_params(config, 0, "float32", placement), init_params(config, 0, "float32"), rtol=0, atol=0)

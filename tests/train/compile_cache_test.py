@@ -30,7 +30,7 @@ def changes(monkeypatch):
 
 def test_the_users_cache_folder_is_the_default(changes, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compile_cache.enable(CompileSettings(cache="auto"))
+    compile_cache.enable(CompileSettings(cache="auto", xla_flags="none"))
     assert changes["jax_compilation_cache_dir"] == str(tmp_path / "iterpref" / "jax")
     assert (tmp_path / "iterpref" / "jax").is_dir()
 
@@ -39,13 +39,13 @@ def test_the_users_cache_folder_is_the_default(changes, monkeypatch, tmp_path):
 def test_an_empty_setting_or_the_environment_leave_jax_as_it_is(changes, monkeypatch, cache, variable):
     if variable is not None:
         monkeypatch.setenv(compile_cache.ENVIRONMENT, variable)
-    compile_cache.enable(CompileSettings(cache=cache))
+    compile_cache.enable(CompileSettings(cache=cache, xla_flags="none"))
     assert changes == {}
 
 
 def test_a_folder_that_cannot_be_written_is_announced_and_no_error(changes, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    compile_cache.enable(CompileSettings(cache=str(tmp_path / "file" / "cache")))
+    compile_cache.enable(CompileSettings(cache=str(tmp_path / "file" / "cache"), xla_flags="none"))
     assert "compiled programs are not kept" in capsys.readouterr().err
     assert changes == {}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import types
 
 import jax
 import pytest
@@ -10,15 +11,16 @@ from iterpref_jax import settings
 from iterpref_jax.data.packing import Caps
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.hf_config import from_hf
-from iterpref_jax.parallel.topology import Chip, Topology, open_topology
+from iterpref_jax.parallel.topology import open_topology
+from iterpref_jax.train import compiled as module
 from iterpref_jax.train.compiled import DoesNotFit, compile_step
 from tests.support.runs import CONFIG
+from tests.support.virtual_chips import VIRTUAL, virtual_topology
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: pip install 'iterpref_jax[plan]'"
 )
 CAPS = Caps(tokens=256, targets=64, terms=64, pairs=2)
-VIRTUAL = Chip(kind="cpu", hbm_bytes=2**30, flops=1.0, hbm_bandwidth=1.0)
 
 
 def run_settings(*overrides):
@@ -32,7 +34,7 @@ def compiled(topology, run, microbatches=1):
 
 @pytest.fixture(scope="module")
 def cpus():
-    return Topology("8 virtual CPUs", VIRTUAL, tuple(jax.devices()))
+    return virtual_topology()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_a_second_microbatch_adds_a_sum_of_gradients(cpus, memory):
 
 
 def test_a_step_that_needs_more_than_a_device_has_does_not_fit(cpus):
-    small = dataclasses.replace(cpus, chip=dataclasses.replace(VIRTUAL, hbm_bytes=2**16))
+    small = dataclasses.replace(cpus, chip=dataclasses.replace(VIRTUAL, usable_bytes=2**16))
     with pytest.raises(DoesNotFit, match="65536"):
         compiled(small, run_settings())
 
@@ -78,3 +80,21 @@ def test_the_step_compiles_for_tpus_with_the_kernel_in_it():
     step = compiled(open_topology("v6e:2x4"), run_settings("model.compute.compute_dtype=bfloat16"))
     assert "tpu_custom_call" in step.text
     assert step.memory.params > 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 18.00G of 15.75G hbm. Exceeded hbm capacity by 2.25G.",
+        "the total memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G). HLO module: jit_step.",
+    ],
+)
+def test_the_compiler_says_how_much_a_program_needs_that_is_too_large(message, cpus):
+    class Lowered:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
+
+    nothing = types.SimpleNamespace(all_params={}, opt_state={})
+    with pytest.raises(DoesNotFit) as refused:
+        module._compile(Lowered(), cpus, nothing, {})
+    assert (refused.value.memory.peak, refused.value.limit) == (18 * 2**30, 15.75 * 2**30)

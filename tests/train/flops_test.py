@@ -82,7 +82,10 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("remat", "kept_bytes"), [("full", 0), ("none", 2**20)])
+@pytest.mark.parametrize(
+    ("remat", "kept_bytes"),
+    [("full", 0), ("none", 2**20), ("save_attention", 0), ("save_mlp", 0), ("save_products", 0)],
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_executed_flops_are_the_products_in_the_traced_gradient(shape, remat, kept_bytes):
     config = model_config(**SHAPES[shape], num_hidden_layers=3, vocab_size=300)

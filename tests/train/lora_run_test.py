@@ -72,8 +72,9 @@ def test_a_checkpoint_holds_adapters_and_their_optimizer_alone(finished):
     folder = Path(finished.workdir) / "checkpoints"
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     adapters = finished.parameters() - sum(leaf.size for leaf in jax.tree.leaves(model_params(finished)))
-    # A, B and two moments of each in float32, and some metadata; the base alone has 4 bytes x 40,000.
-    assert stored < 2 * (3 * 4 * adapters + 60_000)
+    # A, B and two moments of each in float32, which Orbax writes twice where arrays are as small as here, and metadata
+    # (shards, checksums); the base alone has 4 bytes x 40,000.
+    assert stored < 2 * (2 * 3 * 4 * adapters + 40_000)
 
 
 def model_params(run):

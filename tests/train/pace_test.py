@@ -7,12 +7,12 @@ import pytest
 from iterpref_jax import settings
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import report
-from iterpref_jax.train import loop
+from iterpref_jax.train import goodput, loop
 from iterpref_jax.train.run import open_run
 from iterpref_jax.train.startup import Startup
 from tests.support.runs import CONFIG, make_dataset, overrides
 
-PHASES = {"open_s", "weights_s", "reference_s", "evaluation_s", "compile_s", "update_s"}
+PHASES = {"open_s", "weights_s", "reference_s", "state_s", "evaluation_s", "compile_s", "update_s"}
 QUIET = {"rows.rows_per_microbatch": 8, "train.eval_every": 0, "train.checkpoint_every": 0}
 
 
@@ -97,3 +97,24 @@ def test_nan_in_an_update_that_is_read_late_is_named_and_nothing_after_it_is_kep
     assert made == [1, 2, 3]
     assert [line["step"] for line in lines(tmp_path, "train")] == [1]
     assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+def test_all_of_the_time_is_accounted_for_and_told_where_updates_stand_still(finished):
+    session, *_ = goodput.account(goodput.read(finished / goodput.FILE)).sessions
+    assert session.ended
+    assert sum(session.parts.values()) == pytest.approx(session.elapsed, rel=0.02)
+    assert session.parts["compile"] > session.parts["update"] > 0
+    assert session.parts["reference"] > 0
+    assert session.parts["checkpoint"] > 0
+    told = lines(finished, "goodput")
+    # After the first update, where the trace ends, and at the end.
+    assert [line["step"] for line in told] == [1, 3, 4]
+    for line in told:
+        assert sum(line[part] for part in session.parts) == pytest.approx(1.0, abs=0.02)
+
+
+def test_memory_and_pace_of_the_host_are_told(finished):
+    last = lines(finished, "hosts")[-1]
+    assert last["processes"] == 1
+    assert 0 < last["process_gib"] <= last["process_peak_gib"] < 16
+    assert 0 < last["host_s"] <= last["update_s"]

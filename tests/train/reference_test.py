@@ -33,14 +33,14 @@ def fill(folder, layout="tree", stop_after=None):
     plan = reference.even_plan(cost, rows, PER_PART, multiple=1)
     source = StepSource(
         split=EXAMPLES, plan=plan, rows=rows_of(layout, plan.rows_per_microbatch), weighting=WEIGHTING,
-        reference=None, host=0, hosts=1,
+        reference=None, own=range(plan.rows_per_microbatch),
     )  # fmt: skip
     cache = reference.ReferenceSplit(epath.Path(folder), cost.terms, PER_PART)
     write = reference._write_part
 
     def score(batch):
         events.append("score")
-        return -batch.target_RG.astype(np.float32)
+        return np.take_along_axis(-batch.target_RG.astype(np.float32), batch.term_RE, axis=-1)
 
     def record(path, records):
         events.append(f"write {path.name}")
@@ -51,7 +51,7 @@ def fill(folder, layout="tree", stop_after=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "_write_part", record)
-        finished = reference.fill(cache, source, score, PIPELINE, should_stop, name="test")
+        finished = reference.fill(cache, cache.missing(), source, score, PIPELINE, should_stop, name="test")
     return cache, finished, events
 
 

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="parity tests need torch: pip instal
 
 from iterpref_jax.objectives.preference import NLL_NORMS  # noqa: E402
 from iterpref_jax.objectives.weights import RECIPES  # noqa: E402
+from iterpref_jax.train.optimizer import Optimizer  # noqa: E402
 from iterpref_jax.train.step import init_state, make_train_step  # noqa: E402
 from tests.support import models  # noqa: E402
 from tests.support.examples import random_examples  # noqa: E402
@@ -100,7 +101,8 @@ def expected(family, recipe, nll_norm):
 def keep_gradients():
     """An optimizer that changes nothing and whose state is the last gradient."""
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    return optax.GradientTransformation(zeros, lambda gradients, state, params=None: (zeros(gradients), gradients))
+    rule = optax.GradientTransformation(zeros, lambda gradients, state, params=None: (zeros(gradients), gradients))
+    return Optimizer(rule)
 
 
 STEPS, PROGRAMS = {}, {}

@@ -1,0 +1,44 @@
+"""What a resumed run must have in common with the run whose folder it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iterpref_jax.errors import UserError
+
+# Settings that a resumed run may change: what is written when, where things lie, on how many devices, from what the
+# backward pass starts and in which dtypes the state is kept (which change rounding only), and sections that training
+# does not read.
+MAY_CHANGE = (
+    *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_best"),
+    *("model.compute.remat", "optimizer.offload", "optimizer.state_dtype", "optimizer.master", "model.param_dtype"),
+    *("data.pipeline", "data.path", "reference", "mesh", "profile", "log", "hosts"),
+    *("inject", "sandbox", "build", "compile", "decode", "serve", "plan"),
+)
+
+
+def check_same_run(workdir: str, about: Mapping[str, Any], config: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    """Refuses to continue a folder whose run, `about` of its checkpoint, had another configuration, data or weights."""
+    _compare(workdir, "configuration", flat(about["config"]), flat(config))
+    _compare(workdir, "input", flat(about["fingerprint"]), flat(fingerprint))
+
+
+def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not _may_change(key))
+    if differing:
+        listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
+        raise UserError(
+            f"{workdir} holds a run with another {what}:\n  {listed}\nuse another --workdir, or the old values"
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dicts by their dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
