@@ -1,0 +1,169 @@
+"""Dry runs: golden text of every launcher, nothing is run, and what is shown is what would be run."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from tests.launch.shell import LAUNCH, ROOT, WORDS, calls, environment, fake, launch, tool
+
+POD = ["--name=pod", "--zone=us-east5-b"]
+SLICE = ["--type=v6e-32", "--runtime=v2-alpha-tpuv6e"]
+JOB = ["--name=run7", "--image=registry/iterpref:1"]
+SHARED = ["--config=configs/base.py", "--workdir=/shared/run"]
+CASES = {
+    "tpu_pod_run": ["tpu_pod.sh", "run", *POD, *SLICE, "--spot", "--env=HF_TOKEN=a b", "--", *WORDS],
+    "tpu_pod_slices": ["tpu_pod.sh", "start", *POD, "--slices=2", "--project=p", "--ssh=--internal-ip", "--", *WORDS],
+    "tpu_pod_doctor": ["tpu_pod.sh", "doctor", *POD, "--", *WORDS],
+    "tpu_pod_stop": ["tpu_pod.sh", "stop", *POD],
+    "tpu_pod_down": ["tpu_pod.sh", "down", *POD],
+    "gke_tpu": ["gke_jobset.sh", "apply", *JOB, "--accelerator=v6e:4x4", "--slices=2", "--spot", "--", *WORDS],
+    "gke_gpu": [
+        *["gke_jobset.sh", "apply", *JOB, "--accelerator=h100:4x8", "--claim=disk", "--queue=team", "--secret=hub"],
+        *["--env=A=a: #'\"\\", "--", *SHARED],
+    ],
+    "gke_build": ["gke_jobset.sh", "build", "--image=registry/iterpref:1", "--accelerator=v5p:4x4x4"],
+    "gke_logs": ["gke_jobset.sh", "logs", "--name=run7", "--namespace=team"],
+    "gke_delete": ["gke_jobset.sh", "delete", "--name=run7"],
+    "xpk": ["gke_jobset.sh", "xpk", *JOB, "--accelerator=v5p:4x4x4", "--slices=2", "--cluster=c", "--", *WORDS],
+    "slurm": ["slurm.sh", "--nodes=4", "--partition=gpu", "--sbatch=--account=me", "--env=/shared/venv", "--", *SHARED],
+    "slurm_container": ["slurm.sh", "--nodes=2", "--per-gpu", "--container=/shared/i.sqsh", "--", *SHARED],
+    "gpu_node": ["gpu_node.sh", "--venv=/venv", "--gpus=0,1", "--", *SHARED],
+    "gpu_node_container": ["gpu_node.sh", "--image=registry/iterpref:1", "--", *SHARED],
+    "skypilot": ["skypilot.sh", "--nodes=2", "--gpus=H200:8", "--infra=gcp", "--secret=HF_TOKEN", "--", *WORDS],
+}
+
+
+def dry_run(folder, name):
+    script, *words = CASES[name]
+    at = words.index("--") if "--" in words else len(words)
+    ended = launch(folder, script, *words[:at], "--dry-run", *words[at:])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert calls(folder) == []
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_dry_run_shows_every_command_and_runs_none(name, tmp_path):
+    golden = ROOT / "tests" / "launch" / "golden" / f"{name}.txt"
+    assert dry_run(tmp_path, name).replace(str(ROOT), "CHECKOUT") == golden.read_text()
+
+
+def shown(text):
+    """The commands of a dry run as their words; a command may take several lines, inside quotes."""
+    found, lines = [], [line for line in text.splitlines() if not line.startswith("#")]
+    while lines:
+        command = lines.pop(0)
+        while True:
+            try:
+                found.append(shlex.split(command))
+                break
+            except ValueError:
+                command += "\n" + lines.pop(0)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["tpu_pod_slices", "tpu_pod_stop", "tpu_pod_down", "gke_build", "gke_logs", "xpk", "skypilot"]
+)
+def test_what_a_dry_run_shows_is_what_runs(name, tmp_path):
+    expected = shown(dry_run(tmp_path / "dry", name))
+    script, *words = CASES[name]
+    ended = launch(tmp_path / "real", script, *words)
+    assert ended.returncode == 0, ended.stderr
+    ran = ["\n".join(words) for words in calls(tmp_path / "real")]
+    assert sorted(ran) == sorted("\n".join(words) for words in expected)
+
+
+def test_a_run_on_a_pod_shows_what_runs_where_the_slice_is_there_at_once(tmp_path):
+    expected = shown(dry_run(tmp_path / "dry", "tpu_pod_run"))
+    state = (
+        '[ -e {0}/made ] && echo ACTIVE || {{ case "$*" in *create*) touch {0}/made ;; *describe*) exit 1 ;; esac; }}'
+    )
+    fake(tmp_path, "gcloud", state.format(tmp_path))
+    ended = launch(tmp_path, *CASES["tpu_pod_run"])
+    assert ended.returncode == 0, ended.stderr
+    ran = ["\n".join(words) for words in calls(tmp_path)]
+    # The state is asked for more than once.
+    assert list(dict.fromkeys(ran)) == ["\n".join(words) for words in expected]
+
+
+@pytest.mark.parametrize(
+    "words", [["plain"], ["it's", 'say "x"'], ["a b", "$HOME", "`id`", "\\", "*", ""], ["two\nlines", "é"]]
+)
+def test_quoted_words_are_read_back_as_they_were(words, tmp_path):
+    script = f'. {LAUNCH}/commands.sh; line=$(quoted "$@"); eval "set -- $line"; printf "%s\\0" "$@"'
+    ended = subprocess.run(["bash", "-c", script, "x", *words], capture_output=True, text=True, check=True)
+    assert ended.stdout.split("\0")[:-1] == words
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("tpu_pod")])
+def test_what_runs_on_the_workers_is_a_correct_script(name, tmp_path):
+    shellcheck = tool("shellcheck")
+    remote = [
+        word.partition("=")[2]
+        for words in shown(dry_run(tmp_path, name))
+        for word in words
+        if word.startswith("--command=")
+    ]
+    for script in remote:
+        # Words of training may hold a $ that is none of the shell's (SC2016).
+        checker = [shellcheck, "--shell=bash", "--exclude=SC2016", "-"] if shellcheck else ["bash", "-n"]
+        ended = subprocess.run(checker, input=script, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("tpu_pod.sh", ["fly"], "unknown action 'fly'"),
+        ("tpu_pod.sh", ["start", "--zone=z", "--", *WORDS], "--name and --zone are needed"),
+        ("tpu_pod.sh", ["up", *POD], "up needs --type and --runtime"),
+        ("tpu_pod.sh", ["start", *POD, "--slices=0", "--", *WORDS], "--slices must be a whole number above 0, not '0'"),
+        ("tpu_pod.sh", ["start", *POD, "--spotty"], "unknown option --spotty"),
+        ("tpu_pod.sh", ["start", *POD, "--", "--workdir=gs://b/r"], "at least --config=FILE and --workdir=DIR"),
+        ("tpu_pod.sh", ["start", *POD, "--", "--config=none.py", "--workdir=gs://b/r"], "there is no none.py"),
+        ("tpu_pod.sh", ["start", *POD, "--", "train", *WORDS], "not 'train'"),
+        ("tpu_pod.sh", ["stop", *POD, "--", *WORDS], "stop takes no words behind --"),
+        ("tpu_pod.sh", ["stop", "--name", "--zone=z"], "--name needs a value: --name=VALUE"),
+        ("gke_jobset.sh", ["apply", "--name=Run", "--", *WORDS], "apply needs --name"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=v6e:4x4x4", "--", *WORDS], "v6e slices have two sides"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=v5p:4x4", "--", *WORDS], "v5p slices have three sides"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=v7:4x4", "--", *WORDS], "v7 is none of"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=h100:8", "--", *WORDS], "hosts x GPUs"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=h100:1x8", "--slices=2", "--", *WORDS], "are of TPUs"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=v6e:2x4", "--chips-per-host=3", "--", *WORDS], "no multiple"),
+        ("gke_jobset.sh", ["apply", *JOB, "--accelerator=v6e:2x4", "--env=A B", "--", *WORDS], "--env=A B: expected"),
+        ("slurm.sh", ["--", *SHARED], "give one of --env=DIR and --container=IMAGE"),
+        ("slurm.sh", ["--env=/e", "--mounts=/a:/a", "--", *SHARED], "--mounts has no effect"),
+        ("slurm.sh", ["--env=/e", "--", "--config=configs/base.py", "--workdir=run"], "give the whole path"),
+        ("gpu_node.sh", ["--cuda=11", "--", *SHARED], "--cuda must be 12 or 13"),
+        ("skypilot.sh", ["--", *SHARED], "is lost with it"),
+    ],
+)  # fmt: skip
+def test_words_that_make_no_sense_are_refused_before_anything_runs(script, words, message, tmp_path):
+    ended = launch(tmp_path, script, *words)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert calls(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "script", ["tpu_pod.sh", "gke_jobset.sh", "slurm.sh", "slurm.sbatch", "gpu_node.sh", "skypilot.sh"]
+)
+def test_every_launcher_says_how_to_use_it_and_names_its_options(script, tmp_path):
+    ended = launch(tmp_path, script, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    options = set(re.findall(r"^    (--[a-z-]+)=\*", (LAUNCH / script).read_text(), re.MULTILINE))
+    missing = [option for option in sorted(options) if option not in ended.stdout]
+    assert not missing
+
+
+def test_dry_runs_need_no_command_of_the_cloud(tmp_path):
+    """The fakes that other tests put in front would hide a command that is asked for on the way."""
+    script, *words = CASES["gke_tpu"]
+    at = words.index("--")
+    kept = environment(tmp_path) | {"PATH": "/usr/bin:/bin"}
+    command = ["bash", str(LAUNCH / script), *words[:at], "--dry-run", *words[at:]]
+    assert subprocess.run(command, env=kept, capture_output=True, cwd=ROOT, check=False).returncode == 0
