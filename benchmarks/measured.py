@@ -65,7 +65,7 @@ def run_overrides(options: argparse.Namespace, data: Path, steps: int, variant: 
         "data.path": data,
         "model.param_dtype": options.param_dtype,
         "model.compute.compute_dtype": compute_dtype(options),
-        "model.compute.remat": "none",
+        "model.compute.remat": "none" if options.device == "cpu" else "save_products",
         "rows.layout": layout,
         "rows.truncate": truncate,
         "rows.tokens": options.tokens,

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import measured
+import numpy as np
 from real_pairs import BASE_CONFIG
 
 from iterpref_jax import settings
@@ -21,16 +22,18 @@ from iterpref_jax.data import schema
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.pipeline import iterate
 from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.objectives.preference import used_targets
+from iterpref_jax.ops.linear_logp import block_size, keeps_logits
+from iterpref_jax.ops.tree_attention_cpu import BLOCK
+from iterpref_jax.ops.tree_attention_gpu import pick_tiles
+from iterpref_jax.parallel import xla_flags
+from iterpref_jax.train.flops import Counts, executed_flops, laid_out, walked
 from iterpref_jax.train.loop import Trainer, open_checkpoints
 from iterpref_jax.train.metrics import Work, mfu
+from iterpref_jax.train.reference_pass import ensure_reference
 from iterpref_jax.train.run import Run, RunSettings, open_run
 
 LANES = 128
-
-
-def read_settings(overrides: list[str]) -> RunSettings:
-    """Returns the settings of configs/base.py with these overrides."""
-    return settings.read_run(settings.load_config(BASE_CONFIG, overrides))
 
 
 def fitting_run(run_settings: RunSettings, workdir: str) -> Run:
@@ -54,14 +57,16 @@ def reference_pass(run: Run, params: Any) -> float:
         settings = dataclasses.replace(run.settings.reference, path=folder and str(run.workdir / folder))
         one = dataclasses.replace(run, settings=dataclasses.replace(run.settings, reference=settings))
         began = time.perf_counter()
-        one.ensure_reference(params, lambda: False)
+        ensure_reference(one, params, lambda: False)
         seconds = time.perf_counter() - began
     return seconds / len(run.train_split)
 
 
 def opened(spec: dict[str, Any]) -> tuple[Run, Trainer]:
-    """Opens the run of a child's spec, and its trainer: its plan is made, nothing is compiled."""
-    run = fitting_run(read_settings(spec["overrides"]), spec["workdir"])
+    """Opens the run of a child's spec, and its trainer, with XLA's flags as in training; nothing is compiled yet."""
+    config = settings.load_config(BASE_CONFIG, spec["overrides"])
+    xla_flags.apply(settings.read_section(config, "compile").xla_flags)
+    run = fitting_run(settings.read_run(config), spec["workdir"])
     run.workdir.mkdir(parents=True)
     return run, Trainer(run, open_checkpoints(run), {})
 
@@ -77,6 +82,30 @@ def work_of(run: Run, batch: RowBatch) -> dict[str, float]:
     work = Work(batch)
     flops = work.train_flops(run.decoder.config)
     return {"tokens": work.tokens, "columns": work.slots, "targets": work.targets, "flops": flops}
+
+
+def executed_of(run: Run, batch: RowBatch) -> float:
+    """Returns the FLOPs that the devices execute in one step: of its own microbatches, not of typical ones."""
+    decoder, config = run.decoder, run.decoder.config
+    micros = [RowBatch(*(np.asarray(x[i]) for x in batch)) for i in range(len(batch.tokens_RT))]
+    micros = [micro for micro in micros if micro.pair_weight_RP.sum() > 0]
+    rows, tokens = micros[0].tokens_RT.shape
+    projection = decoder.projection(rows)
+    targets = min(projection.targets, micros[0].target_RG.size)
+    block = block_size(projection.vocab, config.vocab_size)
+    logits = sum(-(-int(used_targets(micro).sum()) // targets) for micro in micros) * targets
+    logits *= -(-config.vocab_size // block) * block
+    if decoder.attention == "xla":
+        scores = len(micros) * laid_out(config, rows=rows, tokens=tokens, targets=0, vocab=0).scores
+    else:
+        tile = pick_tiles(config.head_dim, 2).forward
+        queries, keys = (tile.queries, tile.keys) if decoder.attention == "gpu" else (BLOCK, BLOCK)
+        sides = dict(queries=queries, keys=keys)
+        scores = sum(walked(config, micro.visible_until_RT, micro.depth_RT, **sides) for micro in micros)
+    counts = Counts(len(micros) * rows * tokens, logits, scores)
+    compute = run.settings.model.compute
+    keeps = keeps_logits(projection, micros[0].target_RG.size * config.vocab_size)
+    return executed_flops(config, counts, remat=compute.remat, attention=decoder.attention, keeps_logits=keeps)
 
 
 def count(spec: dict[str, Any]) -> dict[str, Any]:
@@ -98,10 +127,12 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         state, metrics = trainer.step(state, run.place(batch))
         values = jax.device_get(metrics)
         seconds = time.perf_counter() - began
-        found.append({"step_s": seconds, "losses": float(values["loss"])} | work_of(run, batch))
+        work = work_of(run, batch) | {"executed_flops": executed_of(run, batch)}
+        found.append({"step_s": seconds, "losses": float(values["loss"])} | work)
     device, found = jax.devices()[0], _columns(found)
     return found | {
         "mfu": mfu(sum(found["flops"][1:]) / sum(found["step_s"][1:])),
+        "executed_mfu": mfu(sum(found["executed_flops"][1:]) / sum(found["step_s"][1:])),
         "reference_s_per_pair": reference_s,
         "row_tokens": trainer.plan.caps.tokens,
         "pairs": ordered_pairs(run, trainer),

@@ -48,6 +48,8 @@ OURS = {
 }
 # Variant -> whether the reference is precomputed.
 TRL = {"trl": False, "trl_precomputed": True}
+# What a run says of itself once.
+ABOUT = ("mfu", "executed_mfu", "row_tokens", "parameters", "device_kind", "versions")
 # How far the losses of one step may lie apart.
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
@@ -175,8 +177,8 @@ def line(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> 
         "start_host_bytes": last["start_host_bytes"],
         "tokens": sum(last["tokens"][1:]),
         "columns": sum(last["columns"][1:]),
-        **{name: sum(last[name][1:]) for name in ("targets", "flops") if name in last},
-        **{name: last[name] for name in ("mfu", "row_tokens", "parameters", "device_kind", "versions") if name in last},
+        **{name: sum(last[name][1:]) for name in ("targets", "flops", "executed_flops") if name in last},
+        **{name: last[name] for name in ABOUT if name in last},
         "first_step_s": [round(run["step_s"][0], 2) for run in runs],
         "pairs_per_second_of_runs": [round(options.pairs / sum(run["step_s"][1:]), 4) for run in runs],
         "losses": [round(loss, 6) for loss in last["losses"]],
@@ -224,14 +226,16 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         variants = Variants(options, overrides, Path(folder))
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in variants.names()}
+        lines: dict[str, dict[str, Any]] = {}
         variants.prepare()
         for repeat in range(options.repeats):
             for name in runs:
                 runs[name].append(variants.run(name))
                 measured.note(f"{name}, run {repeat + 1} of {options.repeats}")
-    lines = {name: line(name, found, options) for name, found in runs.items()}
-    for found in lines.values():
-        measured.emit(**found)
+                if repeat + 1 == options.repeats:
+                    # At once, so that a run that is cut off has not measured in vain.
+                    lines[name] = line(name, runs[name], options)
+                    measured.emit(**lines[name])
     good = {name: found for name, found in lines.items() if "error" not in found}
     failed = disagreements({name: runs[name][-1] for name in good}, LOSS_TOLERANCE[measured.compute_dtype(options)])
     about = {name: value for name, value in vars(options).items() if name not in ("data", "tokenizer", "trl_python")}
