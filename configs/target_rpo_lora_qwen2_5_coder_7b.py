@@ -10,6 +10,7 @@ Expected: no result of ours yet.
 """
 
 from configs import base
+from configs.target_rpo_qwen2_5_coder_7b import SHAPE
 
 
 def get_config(arg: str = ""):
@@ -17,6 +18,7 @@ def get_config(arg: str = ""):
     config = base.get_config()
     config.model.path = "Qwen/Qwen2.5-Coder-7B-Instruct"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    config.plan.model.update(SHAPE, _name_or_path=config.model.path)
     config.model.param_dtype = "bfloat16"
     config.model.lora.rank = 32
     config.model.lora.alpha = 64.0

@@ -11,12 +11,19 @@ Expected (paper, table 2): HumanEval 89.6, HumanEval+ 84.8, MBPP 83.3, MBPP+ 69.
 
 from configs import base
 
+# Its config.json, as far as it shapes the model: `iterpref plan` needs no file of it. Training reads the model's own.
+SHAPE = dict(
+    model_type="qwen2", vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+    num_attention_heads=28, num_key_value_heads=4, rope_theta=1e6, rms_norm_eps=1e-6, tie_word_embeddings=False,
+)  # fmt: skip
+
 
 def get_config(arg: str = ""):
     options = base.parse_arg(arg, tiny=False, released=False)
     config = base.get_config()
     config.model.path = "Qwen/Qwen2.5-Coder-7B"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    config.plan.model.update(SHAPE, _name_or_path=config.model.path)
     config.objective.recipe = "target_rpo"
     config.objective.alpha = 1.0
     if options.released:

@@ -15,8 +15,25 @@ PLAIN_LINE_EVERY_S = 10.0
 Advance = Callable[..., None]
 
 
+# Of several processes one speaks; what is left to the others begins with this.
+_other = ""
+
+
+def speak_for(process: int) -> None:
+    """Leaves everything but warnings to process 0."""
+    global _other
+    _other = f"process {process}: " if process else ""
+
+
 def say(message: str) -> None:
     """Prints one line for a person: where a result lies, what was decided and why."""
+    if not _other:
+        warn(message)
+
+
+def warn(message: str) -> None:
+    """Prints one line that matters on any host."""
+    message = _other + message
     rich.console.Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
@@ -26,7 +43,9 @@ def progress(title: str, total: int, unit: str, *, start: int = 0) -> Iterator[A
 
     `start` units count as done before (resumed work): they move the bar but not the rate.
     """
-    if sys.stderr.isatty():
+    if _other:
+        yield lambda n=1, note="": None
+    elif sys.stderr.isatty():
         with _rich_bar(title, total, unit, start) as advance:
             yield advance
     else:

@@ -27,9 +27,11 @@ SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),
+    "hosts": ("iterpref_jax.parallel.host_settings", "HostsSettings"),
     "compile": ("iterpref_jax.train.compile_cache", "CompileSettings"),
     "decode": ("iterpref_jax.decode.request", "SamplerSettings"),
     "serve": ("iterpref_jax.serve.scheduler", "ServeSettings"),
+    "plan": ("iterpref_jax.plan.settings", "PlanSettings"),
 }
 RUN_SECTION = ("iterpref_jax.train.run", "RunSettings")
 

@@ -23,9 +23,11 @@ ARROWS = {
     "decode": ("models", "parallel"),
     "serve": ("decode", "models"),
     "train": ("data", "models", "ops", "objectives", "parallel"),
-    # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
+    "doctor": ("data", "models", "objectives", "parallel", "train"),
+    "plan": ("data", "models", "ops", "objectives", "parallel", "train"),
     "view": ("data", "codeflow", "objectives.weights"),
-    "evaluate": ("codeflow", "data", "train.metrics"),
+    # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
+    "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best"),
     "cli": (EVERYTHING,),
     "settings": (),
     "errors": (),
@@ -35,7 +37,7 @@ ARROWS = {
 }
 EVERYONE = ("errors", "progress", "__init__")
 
-MESH_AXES = {"fsdp", "tensor"}
+MESH_AXES = {"fsdp", "sequence", "tensor"}
 VAGUE = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40

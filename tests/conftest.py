@@ -1,4 +1,7 @@
-"""Eight virtual CPU devices for every test, and fast compilation; set before JAX starts."""
+"""Eight virtual CPU devices for every test, and fast compilation; set before JAX starts.
+
+With JAX_PLATFORMS=cuda the tests of tests/ops run on a GPU, those that need one too.
+"""
 
 import os
 
@@ -13,10 +16,11 @@ _FLAGS = {
     "--xla_backend_optimization_level": "0",
     "--xla_llvm_disable_expensive_passes": "true",
 }
-_given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join(
-    [_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)]
-)
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    _given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join(
+        [_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)]
+    )
 
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iterpref_jax.cli import options
-from iterpref_jax.cli.stored import stored_run
+from iterpref_jax.cli.stored import add_step, stored_run
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 from iterpref_jax.train.export import export, export_adapters
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = options.parser("export", __doc__)
     arguments.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     arguments.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    arguments.add_argument("--step", type=int, help="the checkpoint to export (default: the newest)")
+    add_step(arguments, "the checkpoint to export")
     arguments.add_argument(
         "--dtype", default="", choices=["float32", "bfloat16", "float16"], help="default: as trained"
     )

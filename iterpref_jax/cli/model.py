@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
-from iterpref_jax.cli.stored import stored_run
+from iterpref_jax.cli.stored import add_step, stored_run
 from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
@@ -64,7 +64,7 @@ class OpenedModel:
 def add_model(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--model", default="", metavar="DIR", help="the model's folder (default: config.model.path)")
     arguments.add_argument("--workdir", default="", metavar="DIR", help="take a checkpoint of this run instead")
-    arguments.add_argument("--step", type=int, help="the run's checkpoint (default: the newest)")
+    add_step(arguments, "the run's checkpoint")
 
 
 def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
@@ -91,7 +91,7 @@ def _of_folder(config: Any) -> OpenedModel:
     return OpenedModel(Path(model.path).name, model.path, decoder, params, folder)
 
 
-def _of_run(workdir: str, step: int | None) -> OpenedModel:
+def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
     run = stored_run(workdir)
     step, params = restore_params(run, step)
     decoder = dataclasses.replace(run.decoder, lora=NO_LORA)

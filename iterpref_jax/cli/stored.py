@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-from pathlib import Path
+
+from etils import epath
 
 from iterpref_jax import settings
 from iterpref_jax.errors import UserError
 from iterpref_jax.parallel.mesh import ALL_DEVICES
+from iterpref_jax.train.remote import check_scheme
+from iterpref_jax.train.restore import BEST
 from iterpref_jax.train.run import Run, open_run
+
+
+def add_step(arguments: argparse.ArgumentParser, what: str) -> None:
+    """Adds --step: a number, or the checkpoint that the run kept as its best."""
+    arguments.add_argument(
+        "--step", type=_step, metavar="N|best", help=f"{what}: its number, or best (default: the newest)"
+    )
+
+
+def _step(text: str) -> int | str:
+    if text == BEST or text.isdigit():
+        return text if text == BEST else int(text)
+    raise argparse.ArgumentTypeError(f"expected a number or {BEST}, got {text!r}")
 
 
 def stored_run(workdir: str) -> Run:
@@ -18,7 +35,8 @@ def stored_run(workdir: str) -> Run:
     Raises:
         UserError: a folder that no run has written, or what the run was made of is gone.
     """
-    stored = Path(workdir) / "config.json"
+    check_scheme(workdir)
+    stored = epath.Path(workdir) / "config.json"
     if not stored.exists():
         raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
     read = settings.read_run(settings.from_json(json.loads(stored.read_text())))

@@ -41,9 +41,14 @@ class Sampler:
         """Takes a fast `transformers` tokenizer; its end-of-sequence token ends completions unless `eos_ids` do.
 
         Raises:
-            UserError: the slots do not divide over the mesh, or there is no end-of-sequence token.
+            UserError: slots do not divide over the mesh, it splits rows' tokens, or no token ends a sequence.
         """
         shards = 1 if decoder.placement is None else decoder.placement.row_shards()
+        if decoder.placement is not None and (parts := decoder.placement.parts("token_share")) > 1:
+            raise UserError(
+                f"mesh.sequence is {parts}, but decoding computes one token of each row at a time: set it to 1, and "
+                "give its devices to mesh.tensor or mesh.fsdp"
+            )
         if settings.slots % shards:
             raise UserError(
                 f"decode.slots is {settings.slots}, but the mesh splits rows {shards} ways; make it a multiple of "

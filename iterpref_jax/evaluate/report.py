@@ -1,39 +1,18 @@
-"""`report.md` of a training run: a table of before and after, and plots of what moved."""
+"""`report.md` of a training run: a table of before and after, plots of what moved, and how the run went."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from typing import Any
 
+from etils import epath
+
 from iterpref_jax.errors import UserError
+from iterpref_jax.evaluate import pictures, running
+from iterpref_jax.train import goodput
+from iterpref_jax.train.best import Best, parse_best
 from iterpref_jax.train.metrics import read_metrics
 
-# File, title, and the metrics drawn in it; one that is 0 throughout (its tokens carry no weight) is left out.
-PLOTS = (
-    ("loss", "Loss", ("loss", "nll_loss", "preference_loss")),
-    (
-        "margins",
-        "Rewards and margin (beta x log-ratio sums)",
-        ("rewards/margins", "rewards/chosen", "rewards/rejected"),
-    ),
-    (
-        "accuracies",
-        "Share of pairs whose chosen side rose more: all weighted tokens, and focus against focus",
-        ("rewards/accuracies", "focus/accuracies"),
-    ),
-    (
-        "logratios",
-        "Log-ratios against the reference, sums a pair",
-        (
-            "logratios/chosen_shared",
-            "logratios/chosen_focus",
-            "logratios/chosen_rest",
-            "logratios/rejected_shared",
-            "logratios/rejected_focus",
-            "logratios/rejected_rest",
-        ),
-    ),
-)
 TABLE = (
     "loss",
     "nll_loss",
@@ -47,7 +26,6 @@ TABLE = (
     "logps/chosen",
     "logps/rejected",
 )
-PHASES = ("open_s", "weights_s", "reference_s", "evaluation_s", "compile_s", "update_s")
 EXPLANATION = """\
 Rewards are beta times the sum of log-ratios (policy against reference) over the *weighted* tokens of a side: under a
 focal recipe the rejected side is its focus alone. At step 0 the policy is the reference, so every reward is 0 and the
@@ -58,54 +36,56 @@ measure ranking of repairs above bugs on tasks that were not trained on, not the
 """
 
 
-def write(workdir: str) -> Path:
-    """Writes report.md and its plots into a run's folder; returns the path of report.md.
+def write(workdir: str) -> epath.Path:
+    """Writes report.md and its plots into a run's folder, local or in a bucket, finished or not; returns its path.
 
     Raises:
-        UserError: the folder holds no metrics.
+        UserError: the folder holds no run.
     """
-    folder = Path(workdir)
-    metrics = folder / "metrics.jsonl"
-    if not metrics.exists():
+    folder = epath.Path(workdir)
+    metrics, times = folder / "metrics.jsonl", folder / goodput.FILE
+    if not (metrics.exists() or times.exists()):
         raise UserError(f"{metrics} does not exist: {workdir} is not the folder of a training run")
-    lines = read_metrics(metrics)
-    train, held_out = ([line for line in lines if line["split"] == split] for split in ("train", "eval"))
-    starts = [line for line in lines if line["split"] == "start"]
-    parts = [f"# Run {folder.name}\n", _summary(train), _speed(train, starts), _held_out_table(held_out), EXPLANATION]
-    parts += [f"![{title}]({name}.png)\n" for name, title in _plot_all(folder, train, held_out)]
+    lines = read_metrics(metrics) if metrics.exists() else []
+    train, held_out, starts, hosts = (
+        [line for line in lines if line["split"] == split] for split in ("train", "eval", "start", "hosts")
+    )
+    account = goodput.account(goodput.read(times))
+    parts = [f"# Run {folder.name}\n", _summary(train, starts), running.speed(train, starts), _held_out_table(held_out)]
+    parts += [EXPLANATION, *_shown(pictures.draw_metrics(folder, train, held_out))]
+    parts += [running.goodput(account), *_shown(pictures.draw_goodput(folder, account))]
+    parts += _shown(pictures.draw_throughput(folder, running.settled(train, starts)))
+    parts += [running.hosts(hosts), running.checkpoints(folder / "checkpoints", held_out, _best(folder))]
     report = folder / "report.md"
-    report.write_text("\n".join(parts))
+    report.write_text("\n".join(filter(None, parts)))
     return report
 
 
-def _summary(train: list[dict[str, Any]]) -> str:
+def _best(folder: epath.Path) -> Best | None:
+    """Returns what the run's best checkpoint is chosen by, if it is."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    # Runs of earlier versions had no such choice.
+    return parse_best(config.get("train", {}).get("keep_best", ""))
+
+
+def _shown(drawn: list[tuple[str, str]]) -> list[str]:
+    return [f"![{title}]({name}.png)\n" for name, title in drawn]
+
+
+def _summary(train: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
     if not train:
         return "No update was made.\n"
-    # The first update compiles.
-    timed = train[1:] or train
+    timed = running.settled(train, starts)
     rate, tokens = (sum(line[key] for line in timed) / len(timed) for key in ("pairs_per_second", "tokens_per_second"))
     padding = sum(line["padding_fraction"] for line in timed) / len(timed)
     last = train[-1]
-    return (
-        f"{last['step']} updates; {rate:.1f} pairs/s, {tokens:.0f} tokens/s, {padding:.0%} padding; "
-        f"training loss {train[0]['loss']:.4f} -> {last['loss']:.4f}.\n"
-    )
-
-
-def _speed(train: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
-    """Returns what the devices waited for: at the start, and for input."""
     # Runs of earlier versions did not tell.
-    timed = [line for line in train[1:] if "step_s" in line]
-    if not (timed and starts):
-        return ""
-    start, seconds = starts[-1], sum(line["step_s"] for line in timed)
-    rows = sum(line["rows_per_second"] * line["step_s"] for line in timed) / seconds
-    waited = sum(line["input_wait_s"] for line in timed) / seconds
-    phases = ", ".join(f"{name[:-2]} {spent:.1f}" for name, spent in start.items() if name in PHASES)
+    planned = starts[-1].get("planned_updates", last["step"]) if starts else last["step"]
+    stopped = f" of {planned} (stopped; the same command goes on)" if last["step"] < planned else ""
     return (
-        f"First update after {start['time_to_first_step_s']:.1f} s ({phases}). Waiting for input: {waited:.1%} of the "
-        f"time; a thread of the pipeline lays out {start['input_rows_per_second']:.0f} rows/s, the updates take "
-        f"{rows:.1f}.\n"
+        f"{last['step']} updates{stopped}; {rate:.1f} pairs/s, {tokens:.0f} tokens/s, {padding:.0%} padding; "
+        f"training loss {train[0]['loss']:.4f} -> {last['loss']:.4f}.\n"
     )
 
 
@@ -116,35 +96,3 @@ def _held_out_table(lines: list[dict[str, Any]]) -> str:
     rows = [f"| {name} | {first[name]:.4f} | {last[name]:.4f} |" for name in TABLE if name in last]
     head = f"## Held-out tasks\n\n| | step {first['step']} | step {last['step']} |\n|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
-
-
-def _plot_all(folder: Path, train: list[dict], held_out: list[dict]) -> list[tuple[str, str]]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    drawn = []
-    for name, title, metrics in PLOTS:
-        present = [metric for metric in metrics if any(line.get(metric) for line in train)]
-        if not present:
-            continue
-        figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-        for number, metric in enumerate(present):
-            _draw(axes, train, metric, color=f"C{number}", alpha=0.4, linewidth=1)
-            _draw(axes, held_out, metric, color=f"C{number}", marker="o")
-            axes.plot([], [], color=f"C{number}", label=metric)
-        dots = " (dots: held-out tasks)" if held_out else ""
-        axes.set(title=title + dots, xlabel="update")
-        axes.grid(alpha=0.3)
-        figure.legend(fontsize="small", loc="outside right upper")
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        plt.close(figure)
-        drawn.append((name, title))
-    return drawn
-
-
-def _draw(axes, lines: list[dict], metric: str, **style) -> None:
-    points = [(line["step"], line[metric]) for line in lines if metric in line]
-    if points:
-        axes.plot(*zip(*points, strict=True), **style)

@@ -28,14 +28,47 @@ OPTIONS = {
         "--recipe NAME",
         "--nll_norm {example,token,sum}",
     ],
-    "reference": ["-h, --help", "--config FILE[:ARG]", "--workdir DIR"],
-    "train": ["-h, --help", "--config FILE[:ARG]", "--workdir DIR"],
+    "plan": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--topology CHIP:SHAPE",
+        "--slices N",
+        "--pairs N",
+        "--largest",
+        "--search",
+        "--json FILE",
+    ],
+    "reference": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--workdir DIR",
+        "--coordinator HOST:PORT",
+        "--processes N",
+        "--process I",
+    ],
+    "doctor": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--workdir DIR",
+        "--json FILE",
+        "--coordinator HOST:PORT",
+        "--processes N",
+        "--process I",
+    ],
+    "train": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--workdir DIR",
+        "--coordinator HOST:PORT",
+        "--processes N",
+        "--process I",
+    ],
     "sample": [
         "-h, --help",
         "--config FILE[:ARG]",
         "--model DIR",
         "--workdir DIR",
-        "--step STEP",
+        "--step N|best",
         "--input FILE",
         "--out FILE",
         "--chat",
@@ -52,7 +85,7 @@ OPTIONS = {
         "--config FILE[:ARG]",
         "--model DIR",
         "--workdir DIR",
-        "--step STEP",
+        "--step N|best",
         "--host HOST",
         "--port PORT",
         "--served-model-name NAME",
@@ -61,7 +94,7 @@ OPTIONS = {
         "-h, --help",
         "--workdir DIR",
         "--out DIR",
-        "--step STEP",
+        "--step N|best",
         "--dtype {float32,bfloat16,float16}",
         "--max_shard_gb MAX_SHARD_GB",
         "--adapters",
@@ -95,7 +128,7 @@ def test_every_command_has_frozen_options():
 
 
 def test_every_command_of_the_table_is_one_file_and_every_file_a_command():
-    shared = {"__init__", "options", "model", "stored"}
+    shared = {"__init__", "hosts", "model", "options", "stored"}
     assert {path.stem for path in (ROOT / "iterpref_jax" / "cli").glob("*.py")} - shared == set(COMMANDS)
 
 

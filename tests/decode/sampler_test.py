@@ -14,10 +14,9 @@ from iterpref_jax.decode.sampler import Sampler, SamplerSettings
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.transformer import param_shardings
-from iterpref_jax.parallel.mesh import MeshSettings, make_mesh
-from iterpref_jax.parallel.rules import Placement
 from tests.data import tiny
 from tests.support import models
+from tests.support.meshes import placed
 
 VOCAB, CONTEXT = 340, 64
 TOKENIZER = tiny.byte_level()
@@ -145,7 +144,7 @@ def test_greedy_equals_generate_of_transformers(name):
 def test_a_mesh_equals_one_device(sizes):
     data, fsdp, tensor = sizes
     decoder, params = model()
-    placement = Placement(make_mesh(MeshSettings(data=data, fsdp=fsdp, tensor=tensor)))
+    placement = placed(data=data, fsdp=fsdp, tensor=tensor)
     put = jax.device_put(params, param_shardings(decoder.config, "float32", placement))
     sharded = Decoder(decoder.config, decoder.compute, placement)
     assert_equal(run(Sampler(sharded, put, TOKENIZER, settings(slots=8), eos_ids=EOS), requests()), expected())
@@ -153,9 +152,27 @@ def test_a_mesh_equals_one_device(sizes):
 
 def test_slots_that_a_mesh_cannot_split_are_refused_by_name():
     decoder, params = model()
-    placement = Placement(make_mesh(MeshSettings(data=2, fsdp=4, tensor=1)))
+    placement = placed(data=2, fsdp=4)
     with pytest.raises(UserError, match=r"decode\.slots is 12, .* multiple of 8"):
         Sampler(Decoder(decoder.config, decoder.compute, placement), params, TOKENIZER, settings(slots=12))
+
+
+def test_experts_over_devices_equal_one_device():
+    decoder, params = models.tiny(
+        vocab_size=VOCAB, initializer_range=0.2, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24, norm_topk_prob=True,
+    )  # fmt: skip
+    alone = run(Sampler(decoder, params, TOKENIZER, settings(slots=8), eos_ids=EOS), requests())
+    placement = placed(fsdp=2, expert=4)
+    put = jax.device_put(params, param_shardings(decoder.config, "float32", placement))
+    sharded = Decoder(decoder.config, decoder.compute, placement)
+    assert_equal(run(Sampler(sharded, put, TOKENIZER, settings(slots=8), eos_ids=EOS), requests()), alone)
+
+
+def test_splitting_the_tokens_of_a_row_is_refused_for_decoding_has_one():
+    decoder, params = model()
+    with pytest.raises(UserError, match=r"mesh\.sequence is 2, but decoding .* set it to 1"):
+        Sampler(Decoder(decoder.config, decoder.compute, placed(sequence=2)), params, TOKENIZER, settings())
 
 
 def prefilled(monkeypatch):
