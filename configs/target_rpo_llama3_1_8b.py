@@ -10,10 +10,17 @@ Expected: no result of ours yet.
 
 from configs import base
 
+# Its config.json, as far as it shapes the model: `iterpref plan` needs no file of it. Training reads the model's own.
+SHAPE = dict(
+    model_type="llama", vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+    num_attention_heads=32, num_key_value_heads=8, rope_theta=5e5, rms_norm_eps=1e-5, tie_word_embeddings=False,
+)  # fmt: skip
+
 
 def get_config(arg: str = ""):
     options = base.parse_arg(arg, tiny=False)
     config = base.get_config()
     config.model.path = "meta-llama/Llama-3.1-8B-Instruct"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    config.plan.model.update(SHAPE, _name_or_path=config.model.path)
     return base.make_tiny(config) if options.tiny else config
