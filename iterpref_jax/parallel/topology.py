@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -127,6 +128,8 @@ CHIPS = {
 }  # fmt: skip
 
 TPUS = ("v5e", "v5p", "v6e")
+# Of a TPU host as libtpu takes it where nothing else is said.
+CHIPS_A_HOST = 4
 GPUS = tuple(name for name, chip in CHIPS.items() if chip.target_config)
 # JAX's own variable, and its own value where it is not set.
 GPU_SHARE, GPU_SHARE_IF_UNSET = "XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"
@@ -196,16 +199,21 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         )
     if slices < 1:
         raise UserError(f"slices must be at least 1, got {slices}")
-    return _tpus(name, CHIPS[chip], slices) if chip in TPUS else _gpus(name, CHIPS[chip], shape, slices)
+    return _tpus(name, CHIPS[chip], shape, slices) if chip in TPUS else _gpus(name, CHIPS[chip], shape, slices)
 
 
-def _tpus(name: str, chip: Chip, slices: int) -> Topology:
+def _tpus(name: str, chip: Chip, shape: str, slices: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"topology {name!r} needs the TPU compiler: pip install 'iterpref_jax[plan]'")
     # libtpu would look for the machine's TPU in the cloud's metadata, and refuse a second process.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    devices = _devices(name, platform="tpu", topology_name=name, **({"num_slices": slices} if slices > 1 else {}))
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    sides = [int(side) for side in shape.split("x")]
+    if math.prod(sides) < CHIPS_A_HOST:
+        # Of a slice that is a part of a host, libtpu wants to know which.
+        options["chips_per_host_bounds"] = [*sides, 1][:3]
+    devices = _devices(name, platform="tpu", topology_name=name, **options)
     # Devices of a single slice do not say that they are of slice 0 in every version of JAX.
     domains = tuple(device.slice_index for device in devices) if slices > 1 else (0,) * len(devices)
     places = tuple(tuple(device.coords) for device in devices)
