@@ -59,7 +59,9 @@ def test_a_device_kind_finds_its_data_sheet(kind, chip):
 
 
 @needs_libtpu
-@pytest.mark.parametrize(("name", "count"), [("v6e:2x4", 8), ("v5e:4x4", 16), ("v5p:2x2x1", 4), ("v6e:1x1", 1), ("v5p:1x2x1", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("v6e:2x4", 8), ("v5e:4x4", 16), ("v5p:2x2x1", 4), ("v6e:1x1", 1), ("v5p:1x2x1", 2)]
+)
 def test_compile_only_devices_are_of_the_kind_that_was_named(name, count):
     found = open_topology(name)
     assert len(found.devices) == count
