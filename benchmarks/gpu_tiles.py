@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -58,14 +56,6 @@ def lowered(kernel: str, tiles: Tiles, arrays: list[jax.Array], options: argpars
         gpu.pick_tiles = pick_tiles
 
 
-def compiled(program: jax.stages.Lowered) -> Callable[..., Any] | str:
-    """Returns the program, or what the compiler says against it."""
-    try:
-        return program.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return str(error).splitlines()[0][:200]
-
-
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     batch = kernels.packed(options)
     is_token_RT = jnp.asarray(batch.visible_until_RT > 0)
@@ -74,14 +64,12 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     heads[0] *= is_token_RT[:, :, None, None].astype(heads[0].dtype)
     arrays = [*heads, jnp.asarray(batch.visible_until_RT), jnp.asarray(batch.depth_RT)]
     cases = list(candidates(gpu.pick_tiles(options.head_dim, heads[0].dtype.itemsize)))
-    programs = [lowered(kernel, tiles, arrays, options) for kernel, tiles in cases]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = list(pool.map(compiled, programs))
+    built = kernels.compile_all([lowered(kernel, tiles, arrays, options) for kernel, tiles in cases])
     for kernel in Tiles._fields:
         own = {tiles: program for (name, tiles), program in zip(cases, built, strict=True) if name == kernel}
         usual = next(iter(own))
         wanted = [np.asarray(x, np.float32) for x in jax.tree.leaves(own[usual](*arrays))]
-        lines = {tiles: {"error": said} for tiles, said in own.items() if isinstance(said, str)}
+        lines = {tiles: {"error": said} for tiles, said in own.items() if kernels.is_refusal(said)}
         for tiles in own.keys() - lines.keys():
             far = max(map(_apart, jax.tree.leaves(own[tiles](*arrays)), wanted))
             lines[tiles] = {"deviation": far} | ({} if far < TOLERANCE else {"error": "other results"})

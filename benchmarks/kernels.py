@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -158,14 +160,25 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     columns = jnp.asarray(batch.visible_until_RT), jnp.asarray(batch.depth_RT)
     heads = [x.astype(options.dtype) for x in exact]
     forms = {name: form(name, options, platform) for name in options.forms or FORMS[platform]}
-    forward = {name: functools.partial(jax.jit(run), *heads[1:], *columns) for name, run in forms.items()}
-    both = {name: functools.partial(jax.jit(with_gradients(run)), *heads, *columns) for name, run in forms.items()}
+    rounded = [x.astype(jnp.float32) for x in heads]
     with jax.default_matmul_precision("highest"):
-        rounded = [x.astype(jnp.float32) for x in heads]
-        expected = jax.jit(with_gradients(form("dense", options, platform)))(*rounded, *columns)
+        exactly = jax.jit(with_gradients(form("dense", options, platform))).lower(*rounded, *columns)
+    # Forward passes ignore the gradient that they are given, so that both kinds have the same arguments.
+    lowered = [jax.jit(lambda _, *given, run=run: run(*given)).lower(*heads, *columns) for run in forms.values()]
+    lowered += [jax.jit(with_gradients(run)).lower(*heads, *columns) for run in forms.values()]
+    exact_program, *built = compile_all([exactly, *lowered])
+    halves = zip(built[: len(forms)], built[len(forms) :], strict=True)
+    failed = {name: next(filter(is_refusal, half), None) for name, half in zip(forms, halves, strict=True)}
+    yield from ({"form": name, "error": said} for name, said in failed.items() if said)
+    expected = exact_program(*rounded, *columns)
+    runs = [functools.partial(program, *heads, *columns) for program in built]
+    forward, both = (
+        {name: run for name, run in zip(forms, half, strict=True) if not failed[name]}
+        for half in (runs[: len(forms)], runs[len(forms) :])
+    )
     seconds, both_seconds = timed(forward, options.repeats), timed(both, options.repeats)
     scores = int(visible(*columns, options.window or None).sum()) * options.heads
-    for name in forms:
+    for name in both:
         work = scores * options.head_dim / 1e12
         yield {
             "form": name,
@@ -178,6 +191,24 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "visible_of_causal": scores / options.heads / (options.rows * options.tokens * (options.tokens + 1) / 2),
             "deviation": deviations(both[name](), expected, is_token_RT),
         }
+
+
+def compile_all(programs: Sequence[jax.stages.Lowered]) -> list[Any]:
+    """Returns the programs compiled, on all cores at once, or what the compiler says against one."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_compiled, programs))
+
+
+def _compiled(program: jax.stages.Lowered) -> Any:
+    try:
+        return program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return str(error).splitlines()[0][:200]
+
+
+def is_refusal(built: Any) -> bool:
+    """Whether this is what a compiler said against a program, and no program."""
+    return isinstance(built, str)
 
 
 def on_mesh(attention: Attention, placement: Placement) -> Attention:
