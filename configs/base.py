@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     inject.seed = config.get_oneway_ref("seed")
 
     config.sandbox = sandbox = ml_collections.ConfigDict()
-    sandbox.tier = "rlimit"
+    sandbox.tier = "auto"  # the strongest that holds here: bwrap+cgroup, bwrap, rlimit
     # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.
     sandbox.allow_unsafe = False
     sandbox.wall_s = 10.0

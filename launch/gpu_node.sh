@@ -6,7 +6,8 @@
 # Options
 #   --venv=DIR       virtual environment to make or use (default: .venv in this checkout)
 #   --cuda=12|13     of the driver (default: 12)
-#   --image=IMAGE    use a container instead of an environment (launch/Dockerfile.cuda); Docker with NVIDIA's toolkit
+#   --image=IMAGE    use a container instead of an environment (launch/Dockerfile.cuda); Docker with NVIDIA's toolkit;
+#                    it sees this folder and what --workdir and --config.* name by absolute paths
 #   --gpus=LIST      such as 0,1 (default: all)
 #   --attempts=N     starts of training in all (default: 3)
 #   --dry-run        show every command, run none
@@ -41,9 +42,17 @@ words_of_doctor "$@"
 
 share=XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 if [ -n "$image" ]; then
-  # The checkout's folder and its paths are the same inside, so that --workdir and --config mean the same.
+  # The checkout's folder, the run's and the data's have the same paths inside; what is written elsewhere is lost.
+  volumes=("--volume=$PWD:$PWD")
+  for word in "$@"; do
+    case "$word" in
+      --workdir=/* | --config.*=/*)
+        folder=${word#*=}
+        case "$folder/" in "$PWD"/*) ;; *) volumes+=("--volume=$folder:$folder") ;; esac ;;
+    esac
+  done
   iterpref=(docker run --rm --init "--gpus=${gpus:+\"device=$gpus\"}" --ipc=host --ulimit=memlock=-1 --ulimit=nofile=65536
-    "--volume=$PWD:$PWD" "--workdir=$PWD" "--env=$share" --stop-timeout=300 "$image")
+    "${volumes[@]}" "--workdir=$PWD" "--env=$share" --stop-timeout=300 "$image")
   [ -n "$gpus" ] || iterpref[4]=--gpus=all
 else
   iterpref=(env "$share")

@@ -152,6 +152,8 @@ REMOTE
 }
 
 start() {
+  # systemd replaces $NAME in a command's words, and $$ by one $.
+  local words=("${@//\$/\$\$}")
   on_all "$(cat <<REMOTE
 set -e
 [ "\$(systemctl show iterpref --property=SubState --value)" != running ] || { echo 'training runs already' >&2; exit 1; }
@@ -163,7 +165,7 @@ sudo systemd-run --quiet --unit=iterpref --uid="\$USER" --remain-after-exit \\
   --property=LimitMEMLOCK=infinity --property=LimitNOFILE=65536 \\
   --property=StandardOutput=append:"\$HOME"/iterpref.log --property=StandardError=append:"\$HOME"/iterpref.log \\
   --property=WorkingDirectory="\$HOME"/iterpref --setenv=HOME="\$HOME" $(quoted ${variables[@]+"${variables[@]}"}) \\
-  "\$HOME"/venv/bin/iterpref train $(quoted "$@")
+  "\$HOME"/venv/bin/iterpref train $(quoted "${words[@]}")
 REMOTE
   )"
 }

@@ -68,7 +68,7 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     if one.opcode in _FREE or one.opcode.endswith(_ENDS) or one.opcode.removesuffix("-start") in KINDS:
         return 0
     if one.opcode == "fusion":
-        return _of_fusion(program.computations[one.called["calls"][0]], computation, one)
+        return _of_fusion(program, computation, one)
     if one.opcode == "custom-call" and _NAMES_MEMORY.search(one.attributes):
         return 0
     reads = _operands(computation, one)
@@ -88,27 +88,39 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
     return _in_hbm(reads) + _in_hbm(one.shapes)
 
 
-def _of_fusion(inner: Computation, outer: Computation, one: Instruction) -> int:
+def _of_fusion(program: Program, outer: Computation, one: Instruction) -> int:
+    inner = _called(program, one)
     # Parameters of the fused computation are its operands in order, one array each.
     moved = sum(
-        _read(inner, parameter.name, operand.shapes)
+        _read(program, inner, parameter.name, operand.shapes)
         for parameter, name in zip(inner.parameters, one.operands, strict=False)
         if (operand := outer.instructions.get(name))
     )
     root = inner.root
     roots = [inner.instructions.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
     for made, shape in zip(roots, one.shapes, strict=False):
-        update = _update(inner, made)
+        update = _update(program, inner, made)
         moved += _in_hbm((shape,)) if update is None else (update if shape.space == HBM else 0)
     return moved
 
 
-def _read(inner: Computation, name: str, shapes: tuple[Shape, ...]) -> int:
-    """Returns what is read of a fusion's operand: slices of it, if nothing else is; nothing where it is overwritten."""
+def _called(program: Program, fusion: Instruction) -> Computation:
+    return program.computations[fusion.called["calls"][0]]
+
+
+def _read(program: Program, inner: Computation, name: str, shapes: tuple[Shape, ...]) -> int:
+    """Returns what is read of a fusion's operand: slices of it, if nothing else is; nothing where it is overwritten.
+
+    A fusion within the fusion may be what slices it.
+    """
     total = 0
     for user in inner.users(name):
         if user.opcode == "bitcast" and not user.is_root:
-            total += _read(inner, user.name, shapes)
+            total += _read(program, inner, user.name, shapes)
+        elif user.opcode == "fusion":
+            within = _called(program, user)
+            given = zip(within.parameters, user.operands, strict=False)
+            total += sum(_read(program, within, one.name, shapes) for one, operand in given if operand == name)
         elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
             total += user.bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
@@ -118,10 +130,13 @@ def _read(inner: Computation, name: str, shapes: tuple[Shape, ...]) -> int:
     return min(total, _in_hbm(shapes))
 
 
-def _update(inner: Computation, made: Instruction | None) -> int | None:
+def _update(program: Program, inner: Computation, made: Instruction | None) -> int | None:
     """Returns the bytes of an update in place, or None where a whole array is written."""
     while made is not None and made.opcode in ("bitcast", "copy") and made.operands:
         made = inner.instructions.get(made.operands[0])
+    if made is not None and made.opcode == "fusion":
+        within = _called(program, made)
+        return _update(program, within, within.root) if within.root.opcode != "tuple" else None
     if made is None or made.opcode != "dynamic-update-slice":
         return None
     update = inner.instructions.get(made.operands[1])

@@ -303,7 +303,7 @@ def test_the_banner_is_printed_once(capsys):
     ("changes", "message"),
     [
         ({"allow_unsafe": False}, "sandbox.allow_unsafe=True"),
-        ({"tier": "bwrap"}, "not built yet: 'bwrap'"),
+        ({"tier": "landlock"}, "not built yet: 'landlock'"),
         ({"tier": "rlimits"}, "did you mean 'rlimit'"),
         ({"wall_s": 0.0}, "sandbox.wall_s"),
         ({"memory_mb": 8}, "sandbox.memory_mb"),

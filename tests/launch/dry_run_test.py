@@ -29,6 +29,7 @@ CASES = {
     "xpk": ["gke_jobset.sh", "xpk", *JOB, "--accelerator=v5p:4x4x4", "--slices=2", "--cluster=c", "--", *WORDS],
     "slurm": ["slurm.sh", "--nodes=4", "--partition=gpu", "--sbatch=--account=me", "--env=/shared/venv", "--", *SHARED],
     "slurm_container": ["slurm.sh", "--nodes=2", "--per-gpu", "--container=/shared/i.sqsh", "--", *SHARED],
+    "slurm_bucket": ["slurm.sh", "--container=/shared/i.sqsh", "--", SHARED[0], "--workdir=gs://b/run"],
     "gpu_node": ["gpu_node.sh", "--venv=/venv", "--gpus=0,1", "--", *SHARED],
     "gpu_node_container": ["gpu_node.sh", "--image=registry/iterpref:1", "--", *SHARED],
     "skypilot": ["skypilot.sh", "--nodes=2", "--gpus=H200:8", "--infra=gcp", "--secret=HF_TOKEN", "--", *WORDS],

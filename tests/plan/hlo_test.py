@@ -173,6 +173,43 @@ ENTRY %main (a: f32[8,16], b: f32[16], i: s32[]) -> f32[16] {
     assert traffic.hbm_bytes(program, Loops(program).runs(1, 1)) == 64 + 64 + 4
 
 
+def test_a_fusion_within_a_fusion_reads_and_writes_the_slices_that_it_slices():
+    text = """HloModule m
+%sliced (p0: f32[8,16], p1: s32[]) -> f32[1,16] {
+  %p0 = f32[8,16]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %row = f32[1,16]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,16}
+}
+
+%updated (p0: f32[8,16], p1: f32[1,16], p2: s32[]) -> f32[8,16] {
+  %p0 = f32[8,16]{1,0} parameter(0)
+  %p1 = f32[1,16]{1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %all = f32[8,16]{1,0} dynamic-update-slice(%p0, %p1, %p2, %zero)
+}
+
+%fused (p0: f32[8,16], p1: f32[8,16], p2: s32[]) -> f32[8,16] {
+  %p0 = f32[8,16]{1,0} parameter(0)
+  %p1 = f32[8,16]{1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %row = f32[1,16]{1,0} fusion(%p0, %p2), kind=kLoop, calls=%sliced
+  ROOT %all = f32[8,16]{1,0} fusion(%p1, %row, %p2), kind=kLoop, calls=%updated
+}
+
+ENTRY %main (a: f32[8,16], b: f32[8,16], i: s32[]) -> f32[8,16] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[8,16]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %out = f32[8,16]{1,0} fusion(%a, %b, %i), kind=kLoop, calls=%fused
+}
+"""
+    program = hlo.read(text)
+    # A row is read, a row is written, and the index is read.
+    assert traffic.hbm_bytes(program, Loops(program).runs(1, 1)) == 64 + 64 + 4
+
+
 def test_types_of_all_widths_have_their_bytes():
     found = {shape.dtype: shape.bytes for shape in hlo.shapes("(bf16[3,5]{1,0}, pred[8], s4[6], f8e4m3fn[7], f32[])")}
     assert found == {"bf16": 30, "pred": 8, "s4": 3, "f8e4m3fn": 7, "f32": 4}

@@ -19,6 +19,8 @@ MARKER = "ITERPREF_SANDBOX_RUN"
 CHUNK = 1 << 16
 TAIL_BYTES = 4096
 KILL_ROUNDS = 20
+# Between the end of a program and that of the process that started it for us.
+LAST_WORDS_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,18 +43,18 @@ def run_child(
     cwd: str,
     wall_s: float,
     output_bytes: int,
+    pass_fds: Sequence[int] = (),
 ) -> Ended:
     """Starts `command`, sends it `[token, report_fd, *request]` and returns once it is done, dead or stopped.
 
-    Starts by exec without a Python-level fork, so it is safe from threads of a process that runs JAX. Raises OSError
-    where the process cannot be started.
+    It inherits `pass_fds` and nothing else. Starts by exec without a Python-level fork, so it is safe from threads of a
+    process that runs JAX. Raises OSError where the process cannot be started.
     """
-    token, run = secrets.token_hex(16), secrets.token_hex(16)
-    began = time.monotonic()
+    token, run, began = secrets.token_hex(16), secrets.token_hex(16), time.monotonic()
     report, theirs = os.pipe()
     try:
         try:
-            child = _start(command, {**env, MARKER: run}, cwd, theirs)
+            child = _start(command, {**env, MARKER: run}, cwd, [theirs, *pass_fds])
         finally:
             request_line = harness.encode([token, str(theirs), *request])
             os.close(theirs)
@@ -60,6 +62,7 @@ def run_child(
         try:
             by = talk.until(began + wall_s)
             seconds = time.monotonic() - began
+            _wait(child.pid, LAST_WORDS_S if by == "exit" else 0)
         finally:
             returncode, cpu_seconds = _end(child, run)
     finally:
@@ -67,14 +70,14 @@ def run_child(
     return Ended(
         by=by,
         events=tuple(talk.events),
-        stderr_tail=printable(talk.stderr_tail.decode("utf-8", "backslashreplace")),
+        stderr_tail=talk.last_words,
         returncode=returncode,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
     )
 
 
-def _start(command: Sequence[str], env: Mapping[str, str], cwd: str, report: int) -> subprocess.Popen:
+def _start(command: Sequence[str], env: Mapping[str, str], cwd: str, pass_fds: Sequence[int]) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -83,7 +86,7 @@ def _start(command: Sequence[str], env: Mapping[str, str], cwd: str, report: int
         bufsize=0,
         cwd=cwd,
         env=env,
-        pass_fds=[report],
+        pass_fds=pass_fds,
         start_new_session=True,
     )
 
@@ -105,6 +108,10 @@ class _Talk:
         self._stdin, self._left, self._token = child.stdin, memoryview(request), token
         self._room, self._buffer = output_bytes, b""
         self._take = {child.stdout.fileno(): self._stdout, child.stderr.fileno(): self._stderr, report: self._report}
+
+    @property
+    def last_words(self) -> str:
+        return printable(self.stderr_tail.decode("utf-8", "backslashreplace"))
 
     def until(self, deadline: float) -> str:
         """Moves bytes until something ends the run; returns what did."""
@@ -158,6 +165,13 @@ class _Talk:
             if self.events[-1][0] == "done":
                 return "done"
         return "tampered" if len(self._buffer) > CHUNK else ""
+
+
+def _wait(pid: int, seconds: float) -> None:
+    """Waits until a child has ended by itself, for its exit code says how; it is not reaped yet."""
+    end = time.monotonic() + seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _end(child: subprocess.Popen, run: str) -> tuple[int, float]:

@@ -23,6 +23,7 @@ MAX_FRAMES = 40
 REPORT_BYTES = 64 << 20
 ONLY_AST = 0x400
 MARK = "__checked__"
+LOOK = "__looked__"
 DISK_FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
 
 
@@ -86,6 +87,8 @@ def _limit(cpu_s: int, memory: int, file_bytes: int, processes: int):
 
 def _judge(report, free_reserve, style: str, sources: dict[str, str]) -> None:
     leave, outcome = os._exit, Outcome()
+    if style == "unittest":
+        _look_in_assert_equal(outcome.look)
     intact = _snapshot(style)
     error = None
     try:
@@ -96,6 +99,8 @@ def _judge(report, free_reserve, style: str, sources: dict[str, str]) -> None:
     free_reserve()
     if not whole:
         outcome.tamper("builtins or unittest were replaced")
+    elif outcome.is_chameleon:
+        outcome.tamper("a value equals everything that it is compared with")
     elif error is not None:
         outcome.blame(error, sources)
     report(["done", *outcome.fields(), _peak_mb()])
@@ -109,10 +114,22 @@ class Outcome:
         self.status = "pass"
         self.error_type = self.message = self.last_frame = self.traceback = ""
         self.run = self.passed = 0
+        self.is_chameleon = False
 
     def fields(self) -> list[str]:
         words = [self.status, self.error_type, self.message, self.last_frame, self.traceback]
         return [*words, str(self.run), str(self.passed)]
+
+    def look(self, value):
+        """Looks at what is compared: a value that equals an object made just now would pass any test."""
+        if type(value).__module__ == "unittest.mock":  # `ANY`, which tests may use
+            return value
+        try:
+            if value == object():
+                self.is_chameleon = True
+        except Exception:
+            pass  # What cannot be compared, or answers with no bool (an array), does not equal everything.
+        return value
 
     def tamper(self, message: str) -> None:
         self.status, self.error_type, self.message, self.traceback = "tampered", "Tampered", message, message
@@ -209,7 +226,7 @@ def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
     (a loop over nothing that the program returns) are `no_tests`, not a pass.
     """
     space, seen, raises = _module("__main__"), set(), 0
-    space[MARK] = seen.add
+    space[MARK], space[LOOK] = seen.add, outcome.look
     marked = 0
     try:
         for label in (SETUP, CODE, TESTS):
@@ -217,6 +234,7 @@ def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
             if label != CODE:
                 marked, more = mark_checks(tree, marked)
                 raises += more
+                look_at_equals(tree)
             exec(compile(tree, label, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
             if label == CODE and not intact():
                 outcome.tamper("the code replaced builtins when it was imported")
@@ -250,6 +268,27 @@ def mark_checks(tree, first: int) -> tuple[int, int]:
     return first, raises
 
 
+def look_at_equals(tree) -> None:
+    """Turns every `a == b` of `tree` into `__looked__(a) == __looked__(b)`."""
+    import _ast as nodes
+
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        for field in node._fields:
+            children = getattr(node, field, None)
+            stack += [x for x in (children if type(children) is list else [children]) if isinstance(x, nodes.AST)]
+        if type(node).__name__ == "Compare" and type(node.ops[0]).__name__ == "Eq":
+            node.left, node.comparators[0] = _looked(node.left), _looked(node.comparators[0])
+
+
+def _looked(value):
+    import _ast as nodes
+
+    place = {name: getattr(value, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
+    return nodes.Call(func=nodes.Name(id=LOOK, ctx=nodes.Load(), **place), args=[value], keywords=[], **place)
+
+
 def _is_check(node) -> bool:
     if type(node).__name__ != "Expr":
         return type(node).__name__ == "Assert"
@@ -279,7 +318,11 @@ def run_unittest(sources: dict[str, str], outcome: Outcome, intact) -> None:
     if not intact():
         outcome.tamper("the code replaced builtins or unittest when it was imported")
         return
-    exec(compile(sources[TESTS], TESTS, "exec", dont_inherit=True), _module("tests"))
+    tree = compile(sources[TESTS], TESTS, "exec", ONLY_AST, dont_inherit=True)
+    look_at_equals(tree)
+    space = _module("tests")
+    space[LOOK] = outcome.look
+    exec(compile(tree, TESTS, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
     suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["tests"])
     found, result = suite.countTestCases(), _first_failure_result()
     suite.run(result)
@@ -293,6 +336,16 @@ def run_unittest(sources: dict[str, str], outcome: Outcome, intact) -> None:
         outcome.tamper(f"{found} tests were found and {result.testsRun} run")
     elif not outcome.run:
         outcome.status = "no_tests"
+
+
+def _look_in_assert_equal(look) -> None:
+    test_case = sys.modules["unittest"].TestCase
+    chosen = test_case._getAssertEqualityFunc
+
+    def choose(self, first, second):
+        return chosen(self, look(first), look(second))
+
+    test_case._getAssertEqualityFunc = choose
 
 
 def _first_failure_result():

@@ -38,7 +38,7 @@ class RlimitTier:
 
     def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int):
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
-        tasks = _tasks_of_user()
+        tasks = tasks_of_user()
         limits = (cpu_s, memory_mb << 20, FILE_BYTES, tasks + OWN_PROCESSES if tasks else 0)
         self._limits = tuple(str(limit) for limit in limits)
         # `-S` leaves these out; tests may need numpy.
@@ -94,7 +94,7 @@ def _remove(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tasks_of_user() -> int:
+def tasks_of_user() -> int:
     """Threads of this user's processes; 0 where there is no /proc."""
     if not os.path.isdir("/proc/self/task"):
         return 0

@@ -31,6 +31,11 @@ def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) ->
     return _cut(ended, "early_exit", "EarlyExit", f"the process ended early: {_exit(ended)}", tier, gaps)
 
 
+def out_of_memory(ended: Ended, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    """The kernel killed the program, which had used up the memory of its group."""
+    return _cut(ended, "memory_limit", "MemoryLimit", "its processes and files took more than its memory", tier, gaps)
+
+
 def sandbox_error(message: str, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
     """Our own failure, which says nothing about the program."""
     ended = Ended(by="exit", events=(), stderr_tail="", returncode=0, seconds=0.0, cpu_seconds=0.0)
@@ -79,8 +84,8 @@ def _cut(ended: Ended, status: str, error_type: str, message: str, tier: str, ga
 
 def _cpu_spent(ended: Ended, cpu_s: int) -> bool:
     # The hard limit kills with SIGKILL, which by itself could be the out-of-memory killer.
-    killed = ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-    return ended.by == "exit" and killed and ended.cpu_seconds > cpu_s * 0.9
+    spent = ended.returncode == -signal.SIGKILL and ended.cpu_seconds > cpu_s * 0.9
+    return ended.by == "exit" and (spent or ended.returncode == -signal.SIGXCPU)
 
 
 def _exit(ended: Ended) -> str:

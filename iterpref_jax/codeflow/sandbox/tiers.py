@@ -5,17 +5,22 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from iterpref_jax.codeflow.sandbox import control, rlimit
+from iterpref_jax.codeflow.sandbox import bwrap, control, probe, rlimit
 from iterpref_jax.codeflow.sandbox.verdict import STYLES, Program, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.progress import say
 
+# The strongest first; "auto" is the first that holds here.
 TIERS = ("bwrap+cgroup", "bwrap", "landlock", "rlimit")
-BUILT = ("rlimit",)
+BUILT = ("bwrap+cgroup", "bwrap", "rlimit")
+AUTO = "auto"
+# Of the canaries that find out whether a tier holds.
+PROBE_LIMITS = dict(wall_s=10.0, cpu_s=5, memory_mb=256, output_kb=64)
 MIN_MEMORY_MB = 64
 
 
@@ -101,33 +106,69 @@ class Sandbox:
 
 @contextlib.contextmanager
 def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
-    """Opens the sandbox of `settings.tier` for a `with` block.
+    """Opens the sandbox of `settings.tier` for a `with` block; "auto" takes the strongest that holds here.
 
-    Raises UserError for an unknown or unbuilt tier, for the tier `rlimit` without `allow_unsafe` and for limits that
-    no program can run in.
+    Raises UserError for an unknown or unbuilt tier, for one that does not hold on this machine, for the tier `rlimit`
+    without `allow_unsafe` and for limits that no program can run in.
     """
     check_settings(settings)
-    tier = rlimit.RlimitTier(
-        wall_s=settings.wall_s, cpu_s=settings.cpu_s, memory_mb=settings.memory_mb, output_kb=settings.output_kb
-    )
-    say(
-        "sandbox: tier rlimit is UNSAFE: programs can read and write your files, reach the network and signal your "
-        "processes; run only code that you trust"
-    )
+    name = _strongest(settings.allow_unsafe) if settings.tier == AUTO else settings.tier
+    if name == "rlimit":
+        say(
+            "sandbox: tier rlimit is UNSAFE: programs can read and write your files, reach the network and signal your "
+            "processes; run only code that you trust"
+        )
+    elif settings.tier != AUTO and (why := why_not(name)):
+        raise UserError(f"sandbox.tier: {name!r} does not hold on this machine: {why}")
+    limits = {limit: getattr(settings, limit) for limit in PROBE_LIMITS}
+    tier = make_tier(name, **limits)
+    say(f"sandbox: tier {name}")
     with concurrent.futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="sandbox") as pool:
         yield Sandbox(tier, pool)
 
 
+def make_tier(name: str, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int) -> Tier:
+    """Returns a tier of `BUILT` with these limits; whether it holds is not tried."""
+    limits = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
+    if name == "rlimit":
+        return rlimit.RlimitTier(**limits)
+    return bwrap.BwrapTier(**limits, grouped=name == bwrap.NAME_WITH_CGROUP)
+
+
+@functools.cache
+def why_not(name: str) -> str:
+    """Returns why a strong tier does not hold on this machine, "" if it does: its canaries are run, once a process."""
+    if missing := bwrap.missing():
+        return missing
+    tier = make_tier(name, **PROBE_LIMITS)
+    return next(probe.failures(lambda program: tier(program, hash_seed=0)), "")
+
+
+def _strongest(allow_unsafe: bool) -> str:
+    reasons = []
+    for name in BUILT[:-1]:
+        why = why_not(name)
+        if not why:
+            return name
+        reasons.append(f"{name}: {why}")
+    if allow_unsafe:
+        return BUILT[-1]
+    raise UserError(
+        f"sandbox.tier: none that isolates programs holds on this machine ({'; '.join(reasons)}); mend that, or set "
+        "sandbox.allow_unsafe=True if you trust the code that it will run"
+    )
+
+
 def check_settings(settings: SandboxSettings) -> None:
     """Raises UserError for the first setting that cannot work."""
-    if settings.tier not in TIERS:
+    if settings.tier not in (AUTO, *TIERS):
         raise UserError(
             f"sandbox.tier: {settings.tier!r} is not a tier{did_you_mean(settings.tier, TIERS)}; known: "
-            + ", ".join(TIERS)
+            + ", ".join((AUTO, *TIERS))
         )
-    if settings.tier not in BUILT:
+    if settings.tier not in (AUTO, *BUILT):
         raise UserError(f"sandbox.tier: not built yet: {settings.tier!r}; built: {', '.join(BUILT)}")
-    if not settings.allow_unsafe:
+    if settings.tier == "rlimit" and not settings.allow_unsafe:
         raise UserError(
             "sandbox.tier: 'rlimit' does not protect files, network or other processes; set sandbox.allow_unsafe=True "
             "if you trust the code that it will run"

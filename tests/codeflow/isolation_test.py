@@ -1,0 +1,184 @@
+"""The strong tiers against programs that mean harm: every verdict is an acceptable one, and nothing outside changed."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, bwrap, open_sandbox, seccomp, tiers
+from iterpref_jax.codeflow.sandbox.cgroup import open_group
+from iterpref_jax.errors import UserError
+
+HOSTILE = Path(__file__).parent / "hostile"
+CASES = {row["file"]: row for row in json.loads((HOSTILE / "manifest.json").read_text())}
+SETTINGS = SandboxSettings(
+    tier="auto", allow_unsafe=False, wall_s=6.0, cpu_s=3, memory_mb=512, output_kb=1024, workers=2
+)
+STRONG = ("bwrap+cgroup", "bwrap")
+TESTS = "assert add(2, 3) == 5\n"
+
+
+@pytest.fixture(scope="module", params=STRONG)
+def sandbox(request):
+    if why := tiers.why_not(request.param):
+        pytest.skip(f"{request.param} does not hold on this machine: {why}")
+    with open_sandbox(dataclasses.replace(SETTINGS, tier=request.param)) as opened:
+        yield opened
+
+
+def test_this_machine_has_a_tier_that_isolates():
+    """CI must not skip all of these tests and call it a day."""
+    if not bwrap.executable():
+        pytest.skip("bubblewrap is not installed")
+    assert any(not tiers.why_not(name) for name in STRONG), [tiers.why_not(name) for name in STRONG]
+
+
+def program(code, tests=TESTS, setup="", style="script"):
+    return Program(code=code, tests=tests, setup=setup, style=style)
+
+
+def hostile(row):
+    """A solution against the tests of `add`, or tests against a right solution."""
+    own = (HOSTILE / row["file"]).read_text()
+    if row["kind"] == "solution":
+        return program(own, (HOSTILE / "tests_add.py").read_text(), style="unittest")
+    return program((HOSTILE / "solution_ok.py").read_text(), own, style="unittest" if "unittest" in own else "script")
+
+
+def alive():
+    """What runs on this machine under a uid that this process has given to a program; only root gives any."""
+    first = bwrap.FIRST_UID + os.getpid() * 1000 % bwrap.UIDS
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if first <= os.stat(f"/proc/{pid}").st_uid < first + 1000:
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_program_gets_an_acceptable_verdict_and_changes_nothing(sandbox, name, tmp_path, monkeypatch):
+    row = CASES[name]
+    monkeypatch.setenv("ITERPREF_SECRET", "sk-secret")
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    before = {path: sorted(os.listdir(path)) for path in ("/", "/usr", "/dev/shm", str(tmp_path))}
+    verdict = sandbox.run(hostile(row), check_vacuous=True)
+    # A known limit of tests in the program's own process: whatever it is, it harms nobody.
+    if "KNOWN_LIMIT" not in row["expected_verdict"]:
+        assert verdict.status in row["expected_verdict"] or (verdict.passed and row.get("accept_pass")), verdict
+    assert kept.read_text() == "kept"
+    assert {path: sorted(os.listdir(path)) for path in before} == before
+    assert not alive()
+
+
+def test_a_verdict_says_its_tier_and_what_that_does_not_stop(sandbox):
+    verdict = sandbox.run(program("def add(a, b):\n    return a + b\n"))
+    assert verdict.passed
+    assert verdict.tier in STRONG
+    assert verdict.gaps == (bwrap.GAPS if verdict.tier == "bwrap" else ())
+
+
+def test_memory_is_limited_for_the_group_where_there_is_one(sandbox):
+    code = (
+        "import os, time\n\ndef add(a, b):\n    for _ in range(6):\n        if not os.fork():\n"
+        "            block = bytearray(b'x' * (200 << 20))\n            time.sleep(60)\n    time.sleep(4)\n"
+        "    return a + b\n"
+    )
+    verdict = sandbox.run(program(code))
+    if verdict.tier == "bwrap+cgroup":
+        assert verdict.status in ("memory_limit", "pass")
+        # Six times 200 MiB do not fit into 512 MiB: children were killed, or the program itself.
+    else:
+        assert "memory is limited per process, not for the group" in verdict.gaps
+
+
+def test_packages_of_the_environment_can_be_imported(sandbox):
+    verdict = sandbox.run(program("import numpy\n\ndef add(a, b):\n    return int(numpy.add(a, b))\n"))
+    assert verdict.passed, verdict
+
+
+def test_a_program_may_write_into_its_folder(sandbox):
+    code = "def add(a, b):\n    open('x', 'w').write(str(a + b))\n    return int(open('x').read())\n"
+    assert sandbox.run(program(code)).passed
+
+
+def test_a_value_that_equals_everything_is_tampering_but_mock_any_and_arrays_are_not(sandbox):
+    chameleon = "class C:\n    def __eq__(self, other):\n        return True\n\ndef add(a, b):\n    return C()\n"
+    assert sandbox.run(program(chameleon)).status == "tampered"
+    tests = "from unittest.mock import ANY\nassert add(2, 3) == ANY\n"
+    assert sandbox.run(program("def add(a, b):\n    return a + b\n", tests)).passed
+    tests = "import numpy\nassert (add(2, 3) == numpy.array([5, 5])).all()\n"
+    assert sandbox.run(program("import numpy\n\ndef add(a, b):\n    return numpy.full(2, a + b)\n", tests)).passed
+
+
+def test_auto_takes_the_strongest_tier_that_holds():
+    found = next((name for name in STRONG if not tiers.why_not(name)), None)
+    if found is None:
+        pytest.skip("none that isolates holds on this machine")
+    with open_sandbox(SETTINGS) as sandbox:
+        assert sandbox.run(program("def add(a, b):\n    return a + b\n")).tier == found
+
+
+def test_where_none_isolates_auto_names_the_reasons_and_needs_a_permission(monkeypatch, capsys):
+    monkeypatch.setattr(tiers, "why_not", lambda name: f"no {name} here")
+    with pytest.raises(UserError, match=r"bwrap\+cgroup: no bwrap\+cgroup here; bwrap: no bwrap here.*allow_unsafe"):
+        open_sandbox(SETTINGS).__enter__()
+    with open_sandbox(dataclasses.replace(SETTINGS, allow_unsafe=True)) as sandbox:
+        assert sandbox.run(program("def add(a, b):\n    return a + b\n")).tier == "rlimit"
+    assert "UNSAFE" in capsys.readouterr().err
+    with pytest.raises(UserError, match="does not hold on this machine: no bwrap here"):
+        open_sandbox(dataclasses.replace(SETTINGS, tier="bwrap", allow_unsafe=True)).__enter__()
+
+
+@pytest.mark.skipif(not seccomp.supported(), reason="the filter knows x86-64 and arm64 only")
+def test_the_filter_jumps_only_forward_and_ends_with_an_answer():
+    text = seccomp.program()
+    lines = [struct.unpack_from("=HBBI", text, place) for place in range(0, len(text), 8)]
+    assert lines[-1][0] == 0x06
+    for place, (_, if_true, if_false, _) in enumerate(lines):
+        assert place + 1 + max(if_true, if_false) < len(lines) or lines[place][0] == 0x06
+    assert sum(line[3] == 0x00050000 | errno.EPERM for line in lines if line[0] == 0x06) > 30
+
+
+def test_a_group_that_cannot_be_made_leaves_nothing_behind(tmp_path):
+    try:
+        open_group(64 << 20, 8).close()
+    except OSError as error:
+        pytest.skip(f"no cgroup may be made here: {error}")
+    with pytest.raises(OSError):
+        open_group(-7, 8)
+    find = ["find", "/sys/fs/cgroup", "-maxdepth", "6", "-name", "iterpref-*", "-newer", str(tmp_path)]
+    assert subprocess.run(find, capture_output=True, text=True, check=False).stdout == ""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root, to run as a user who is not")
+def test_the_tier_without_root_holds_as_well(tmp_path):
+    """A user namespace then takes the place of the uid that root drops."""
+    if why := tiers.why_not("bwrap"):
+        pytest.skip(why)
+    script = (
+        "from iterpref_jax.codeflow.sandbox import tiers\n"
+        "import os, sys\nassert os.getuid() == 12345\n"
+        "readable = os.access(os.path.realpath(sys.executable), os.X_OK)\n"
+        "print(repr(tiers.why_not('bwrap')) if readable else 'unreadable')\n"
+    )
+    readable = subprocess.run(
+        ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    if "ermission denied" in readable.stderr or readable.stdout.strip() == "unreadable":
+        pytest.skip("this interpreter cannot be read by another user")
+    assert readable.stdout.strip() == "''", readable.stderr
