@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ METADATA_FILE = "iterpref.json"
 TEXT_FIELDS = ("pair_id", "task")
 ID_FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 FOCUS_FIELDS = ("chosen_focus", "rejected_focus")
+_IMPORTING = threading.Lock()
 
 
 class Example(NamedTuple):
@@ -53,11 +55,21 @@ def features():
     )
 
 
+@functools.cache
+def _messages() -> Any:
+    """Returns the generated code of `tf.train.Example`.
+
+    One thread at a time: tensorflow-datasets has lazy modules with locks of their own, and two threads that import it
+    for the first time wait for each other for ever.
+    """
+    with _IMPORTING:
+        from tensorflow_datasets.proto import tf_example_pb2
+    return tf_example_pb2
+
+
 def serialize(example: Example) -> bytes:
     """Returns the `tf.train.Example` that `features().serialize_example` means, in one order of fields and faster."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    record = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue] (generated code)
+    record = _messages().Example()
     feature = record.features.feature
     for name in TEXT_FIELDS:
         feature[name].bytes_list.value.append(getattr(example, name).encode())
@@ -69,9 +81,7 @@ def serialize(example: Example) -> bytes:
 
 def deserialize(data: bytes) -> Example:
     """Returns the pair of one record. Raises UserError where a field is missing."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    record = tf_example_pb2.Example.FromString(data)  # pyright: ignore[reportAttributeAccessIssue] (generated code)
+    record = _messages().Example.FromString(data)
     feature = record.features.feature
     missing = [name for name in Example._fields if name not in feature]
     if missing:
@@ -306,6 +316,8 @@ def open_dataset(path: epath.PathLike) -> Dataset:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise UserError(f"{metadata}: schema_version {version!r}, this program reads {SCHEMA_VERSION}; build it anew")
+    # In this thread, before those of a pipeline need it: see there.
+    _messages()
     return Dataset(path=path, metadata=content)
 
 

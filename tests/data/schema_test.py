@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -258,3 +260,13 @@ def test_metadata_of_another_kind_is_refused(tmp_path, text, reason):
     (tmp_path / schema.METADATA_FILE).write_text(text)
     with pytest.raises(UserError, match=reason):
         schema.open_dataset(tmp_path)
+
+
+def test_what_reads_records_is_imported_before_there_are_threads(tmp_path):
+    """tensorflow-datasets, imported by two threads at once, may wait for itself: a run hung in its reference pass."""
+    _write_dataset(tmp_path / "d", _examples_of_lengths(2))
+    code = (
+        f"import sys\nfrom iterpref_jax.data import schema\nschema.open_dataset({str(tmp_path / 'd')!r})\n"
+        "assert 'tensorflow_datasets.proto' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
