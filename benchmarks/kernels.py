@@ -163,10 +163,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     rounded = [x.astype(jnp.float32) for x in heads]
     with jax.default_matmul_precision("highest"):
         exactly = jax.jit(with_gradients(form("dense", options, platform))).lower(*rounded, *columns)
-    # Forward passes ignore the gradient that they are given, so that both kinds have the same arguments.
-    lowered = [jax.jit(lambda _, *given, run=run: run(*given)).lower(*heads, *columns) for run in forms.values()]
-    lowered += [jax.jit(with_gradients(run)).lower(*heads, *columns) for run in forms.values()]
-    exact_program, *built = compile_all([exactly, *lowered])
+    exact_program, *built = compile_all([exactly, *lowered(forms, *heads, *columns)])
     halves = zip(built[: len(forms)], built[len(forms) :], strict=True)
     failed = {name: next(filter(is_refusal, half), None) for name, half in zip(forms, halves, strict=True)}
     yield from ({"form": name, "error": said} for name, said in failed.items() if said)
@@ -191,6 +188,12 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "visible_of_causal": scores / options.heads / (options.rows * options.tokens * (options.tokens + 1) / 2),
             "deviation": deviations(both[name](), expected, is_token_RT),
         }
+
+
+def lowered(forms: dict[str, Attention], *arrays: jax.Array) -> list[jax.stages.Lowered]:
+    """Returns every form's forward pass, then every form's both passes; all take the gradient of the output first."""
+    forward = [jax.jit(lambda _, *given, run=run: run(*given)).lower(*arrays) for run in forms.values()]
+    return forward + [jax.jit(with_gradients(run)).lower(*arrays) for run in forms.values()]
 
 
 def compile_all(programs: Sequence[jax.stages.Lowered]) -> list[Any]:

@@ -4,8 +4,10 @@ With JAX_PLATFORMS=cuda the tests of tests/ops run on a GPU, those that need one
 """
 
 import os
+from pathlib import Path
 
 import hypothesis
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests neither read nor fill the user's cache of compiled programs.
@@ -25,3 +27,18 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
+
+# A process may have 65,530 mappings of memory (vm.max_map_count), every compiled program has some, and LLVM crashes
+# where it gets none.
+MOST_MAPPINGS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_compiled_programs():
+    """Forgets compiled programs between two files of tests when there are very many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()

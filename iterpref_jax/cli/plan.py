@@ -13,6 +13,7 @@ import jax
 from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.data.schema import Dataset, open_dataset
+from iterpref_jax.errors import UserError
 from iterpref_jax.models.adapters import check_targets
 from iterpref_jax.parallel import xla_flags
 from iterpref_jax.parallel.topology import open_topology
@@ -26,9 +27,11 @@ from iterpref_jax.progress import say
 from iterpref_jax.train.atomic import replace_text
 
 NO_DATASET = "(made pairs)"
+DOES_NOT_FIT = 3
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
+    """Returns 0, or `DOES_NOT_FIT` where no step that was asked for fits the chips."""
     arguments = options.parser("plan", __doc__)
     options.add_config(arguments)
     arguments.add_argument(
@@ -46,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     )
     arguments.add_argument("--json", metavar="FILE", help="write the figures there as well")
     chosen, config = options.parse_with_config(arguments, argv)
+    _check(chosen)
     # The flags that training would set: the program must be the same.
     xla_flags.apply(settings.read_section(config, "compile").xla_flags)
     # Nothing runs: devices of this machine are left alone, and none need be there.
@@ -55,14 +59,25 @@ def main(argv: Sequence[str]) -> None:
         found = search(load, target)
         print(report.best(found, load, target), end="")
         content: Any = report.search_content(found, load, target)
+        fits = bool(found)
     else:
         planned = plan_step(load, target)
         most = largest_rows(load, target, planned) if chosen.largest else None
         print(report.table(planned, load, target, most), end="")
         content = report.content(planned, load, target, most)
+        fits = planned.fits or bool(most)
     if chosen.json:
         replace_text(Path(chosen.json), json.dumps(content, indent=2) + "\n")
         say(f"figures: {chosen.json}")
+    return 0 if fits else DOES_NOT_FIT
+
+
+def _check(chosen: Any) -> None:
+    """Refuses before anything is compiled, which takes minutes."""
+    if chosen.search and chosen.largest:
+        raise UserError("--largest has no effect with --search, which tries numbers of rows by itself: leave one out")
+    if chosen.json and not Path(chosen.json).absolute().parent.is_dir():
+        raise UserError(f"--json={chosen.json}: the folder {Path(chosen.json).absolute().parent} does not exist")
 
 
 def _opened(config: Any, chosen: Any) -> tuple[Target, Workload]:

@@ -84,7 +84,8 @@ def best(found: list[Planned], load: Workload, target: Target) -> str:
         assert planned.memory is not None
         assert spent is not None
         lines.append(
-            f"      {planned.roofline.seconds:.3f} s a step ({planned.roofline.without_overlap:.3f} without overlap), "
+            f"      {time_of(planned.roofline.seconds).strip()} a step "
+            f"({time_of(planned.roofline.without_overlap).strip()} without overlap), "
             f"binding {_names(target)[planned.roofline.binding]}; MFU {_mfu(planned, target):.0%}; peak "
             f"{planned.memory.peak / GIB:.2f} GiB; an epoch {_hours(spent['seconds'])}, "
             f"{spent['chip_hours']:.1f} chip hours"
@@ -163,9 +164,9 @@ def _time(planned: Planned, load: Workload, target: Target) -> Iterator[str]:
     parts = dataclasses.asdict(target.efficiency)
     for name, seconds in dataclasses.asdict(roof).items():
         mark = "  <- binding" if name == roof.binding else ""
-        yield _row(names[name], f"{_time_of(seconds)} at {parts[name]:.0%}{mark}")
-    apart = f"{_time_of(roof.without_overlap).strip()} if nothing is exchanged while chips compute"
-    yield _row("step", f"{_time_of(roof.seconds)}, {apart}")
+        yield _row(names[name], f"{time_of(seconds)} at {parts[name]:.0%}{mark}")
+    apart = f"{time_of(roof.without_overlap).strip()} if nothing is exchanged while chips compute"
+    yield _row("step", f"{time_of(roof.seconds)}, {apart}")
     yield _row("MFU", f"{_mfu(planned, target):.0%} of {target.topology.chip.flops / 1e12:.0f} TFLOP/s a chip")
     spent = epoch(planned, load, target)
     assert spent is not None
@@ -194,7 +195,8 @@ def _gib(size: int) -> str:
     return f"{size / GIB:9.3f} GiB"
 
 
-def _time_of(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """Returns seconds, or milliseconds where that is less than one, aligned."""
     return f"{seconds:9.3f} s" if seconds >= 1 else f"{1000 * seconds:9.3f} ms"
 
 

@@ -10,6 +10,7 @@ from iterpref_jax.models.remat import REMATS
 from iterpref_jax.parallel.candidates import candidates
 from iterpref_jax.plan.estimate import Estimate, estimate, held
 from iterpref_jax.plan.planning import Planned, Target, plan_step
+from iterpref_jax.plan.report import time_of
 from iterpref_jax.plan.workload import Workload, with_rows
 from iterpref_jax.progress import say
 from iterpref_jax.train.run import RunSettings
@@ -74,7 +75,7 @@ def _is_smaller(each: _Candidate, fitted: _Candidate) -> bool:
 def _outcome(planned: Planned) -> str:
     if planned.roofline is None:
         return "does not fit"
-    return f"{planned.roofline.seconds:.3f} s a step, by {planned.roofline.binding}"
+    return f"{time_of(planned.roofline.seconds).strip()} a step, by {planned.roofline.binding}"
 
 
 def _candidates(load: Workload, target: Target) -> Iterator[_Candidate]:

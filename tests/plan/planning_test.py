@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from iterpref_jax import settings
 from iterpref_jax.cli import plan as command
+from iterpref_jax.errors import UserError
 from iterpref_jax.models.hf_config import from_hf
 from iterpref_jax.plan import hlo
 from iterpref_jax.plan.collectives import collectives
@@ -54,8 +56,10 @@ def written(tmp_path_factory):
     overrides = [f"--config.{name}={value}" for name, value in CHANGES.items()]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(command, "open_topology", lambda name, slices: virtual_topology())
-        command.main([CONFIG, "--topology=v6e:2x4", "--pairs=160", f"--json={path}", *overrides])
-    return json.loads(path.read_text())
+        status = command.main([CONFIG, "--topology=v6e:2x4", "--pairs=160", f"--json={path}", *overrides])
+    found = json.loads(path.read_text())
+    assert (status, found["fits"]) == (0, True)
+    return found
 
 
 def test_two_pairs_of_these_lengths_fill_a_row():
@@ -124,3 +128,15 @@ def test_a_step_that_does_not_fit_says_what_to_change():
 def test_rows_that_the_mesh_does_not_split_are_raised_to_the_next_multiple():
     load, _ = opened(**{"rows.rows_per_microbatch": 3})
     assert load.settings.rows.rows_per_microbatch == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--search", "--largest"], "--largest has no effect with --search"),
+        (["--json=/nowhere/plan.json"], "--json=/nowhere/plan.json: the folder /nowhere does not exist"),
+    ],
+)
+def test_a_plan_refuses_before_it_compiles(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        command.main([CONFIG, "--topology=v6e:2x4", *words])
