@@ -31,7 +31,7 @@ fi
 if [ "${PARITY:-1}" = 1 ] && [ -z "$fast" ]; then
   # A CPU build of torch first: the newest one from the default index brings gigabytes of CUDA.
   "$python" -c 'import accelerate, gguf, peft, torch, trl' 2>/dev/null ||
-    { "$python" -m pip install --quiet 'torch==2.13.0' && "$python" -m pip install --quiet '.[parity]'; } ||
+    { "$python" -m pip install --quiet 'torch==2.13.0' && "$python" -m pip install --quiet --editable '.[parity]'; } ||
     echo "test.sh: the packages of the parity extra could not be installed; parity tests will skip" >&2
 fi
 

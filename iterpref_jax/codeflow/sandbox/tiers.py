@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from iterpref_jax.codeflow.sandbox import bwrap, control, probe, rlimit
 from iterpref_jax.codeflow.sandbox.verdict import STYLES, Program, Verdict
@@ -20,7 +20,7 @@ TIERS = ("bwrap+cgroup", "bwrap", "landlock", "rlimit")
 BUILT = ("bwrap+cgroup", "bwrap", "rlimit")
 AUTO = "auto"
 # Of the canaries that find out whether a tier holds.
-PROBE_LIMITS = dict(wall_s=10.0, cpu_s=5, memory_mb=256, output_kb=64)
+PROBE_LIMITS: dict[str, Any] = dict(wall_s=10.0, cpu_s=5, memory_mb=256, output_kb=64)
 MIN_MEMORY_MB = 64
 
 
@@ -129,7 +129,7 @@ def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
 
 def make_tier(name: str, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int) -> Tier:
     """Returns a tier of `BUILT` with these limits; whether it holds is not tried."""
-    limits = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
+    limits: dict[str, Any] = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
     if name == "rlimit":
         return rlimit.RlimitTier(**limits)
     return bwrap.BwrapTier(**limits, grouped=name == bwrap.NAME_WITH_CGROUP)
