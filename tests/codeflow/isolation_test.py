@@ -34,10 +34,9 @@ def sandbox(request):
         yield opened
 
 
-def test_this_machine_has_a_tier_that_isolates():
-    """CI must not skip all of these tests and call it a day."""
-    if not bwrap.executable():
-        pytest.skip("bubblewrap is not installed")
+@pytest.mark.skipif(not os.environ.get("CI"), reason="a developer's container may allow no namespaces")
+def test_ci_has_a_tier_that_isolates():
+    """It must not skip all of these tests and call it a day."""
     assert any(not tiers.why_not(name) for name in STRONG), [tiers.why_not(name) for name in STRONG]
 
 
