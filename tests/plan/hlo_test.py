@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from iterpref_jax.plan import hlo, traffic
+from iterpref_jax.plan import hlo, memory, traffic
 from iterpref_jax.plan.collectives import _groups, collectives
 from iterpref_jax.plan.hlo import Instruction
 from iterpref_jax.plan.loops import Loops, Place
@@ -214,3 +214,9 @@ def test_types_of_all_widths_have_their_bytes():
     found = {shape.dtype: shape.bytes for shape in hlo.shapes("(bf16[3,5]{1,0}, pred[8], s4[6], f8e4m3fn[7], f32[])")}
     assert found == {"bf16": 30, "pred": 8, "s4": 3, "f8e4m3fn": 7, "f32": 4}
     assert np.prod(next(hlo.shapes("f32[2,<=3]")).dims) == 6
+
+
+@pytest.mark.parametrize(("rounds", "is_stack"), [(6, True), (5, True), (4, True), (3, False), (7, False)])
+def test_a_stack_has_a_slice_a_round_and_perhaps_those_of_layers_outside_the_loop(rounds, is_stack):
+    (shape,) = hlo.shapes("bf16[6,2,8]{2,1,0}")
+    assert memory._is_stack(shape, rounds) == is_stack
