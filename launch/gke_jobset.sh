@@ -117,7 +117,13 @@ read_accelerator() {
   fi
   case "$chip" in
     v4 | v5p) [[ "$shape" =~ ^[0-9]+x[0-9]+x[0-9]+$ ]] || fail "--accelerator=$accelerator: $chip slices have three sides" ;;
-    *) [[ "$shape" =~ ^[0-9]+x[0-9]+$ ]] || fail "--accelerator=$accelerator: $chip slices have two sides" ;;
+    *)
+      [[ "$shape" =~ ^[0-9]+x[0-9]+$ ]] || fail "--accelerator=$accelerator: $chip slices have two sides"
+      case "$shape" in
+        1x1 | 2x2 | 2x4 | 4x4 | 4x8 | 8x8 | 8x16 | 16x16) ;;
+        *) fail "--accelerator=$accelerator: $chip slices are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16 and 16x16" ;;
+      esac
+      ;;
   esac
   local chips=$((${shape//x/ * }))
   devices=${chips_per_host:-$((chips < 4 ? chips : 4))}

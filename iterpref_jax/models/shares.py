@@ -50,8 +50,9 @@ def check_model(config: ModelConfig, remat: str, placement: Placement) -> None:
     sequence, heads = placement.parts("token_share"), config.num_attention_heads
     tensor = placement.parts("head_share") // sequence
     if sequence > 1 and heads % (sequence * tensor):
-        fits = _largest_divisor(heads // tensor, sequence) if heads % tensor == 0 else 0
-        mend = f"the largest mesh.sequence below that fits is {fits}" if fits else f"{heads} is no multiple of {tensor}"
+        # One that divides the devices too.
+        fits = math.gcd(heads // tensor, sequence) if heads % tensor == 0 else 0
+        mend = f"the largest mesh.sequence that fits is {fits}" if fits else f"{heads} is no multiple of {tensor}"
         raise UserError(
             f"mesh.sequence x mesh.tensor is {sequence} x {tensor}, but the model has {heads} attention heads, which "
             f"are split over both within attention: {mend}"

@@ -197,6 +197,11 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         raise UserError(
             f"topology {name!r}: write the chips along each side behind the colon, as in v6e:2x4 or h100:1x8"
         )
+    sides = 3 if chip == "v5p" else 2
+    if shape.count("x") + 1 != sides and chip in TPUS:
+        raise UserError(
+            f"topology {name!r}: a {chip} slice has {sides} sides, as in {'v5p:2x2x1' if sides == 3 else f'{chip}:2x4'}"
+        )
     if slices < 1:
         raise UserError(f"slices must be at least 1, got {slices}")
     return _tpus(name, CHIPS[chip], shape, slices) if chip in TPUS else _gpus(name, CHIPS[chip], shape, slices)

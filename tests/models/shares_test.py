@@ -34,7 +34,7 @@ class _Mesh:
     [
         (dict(), dict(fsdp=4, expert=2), r"mesh\.expert = 2 has no effect on qwen2, .* set it to 1"),
         (EXPERTS, dict(fsdp=2, expert=4), r"mesh\.expert is 4, but the model has 6 experts: .* at most 3"),
-        (dict(num_attention_heads=6), dict(sequence=4), r"4 x 1, but the model has 6 attention heads.* fits is 3"),
+        (dict(num_attention_heads=6), dict(sequence=4), r"4 x 1, but the model has 6 attention heads.* fits is 2"),
         (dict(num_attention_heads=8), dict(sequence=4, tensor=4), r"4 x 4, .* fits is 2"),
         (dict(num_attention_heads=6), dict(sequence=2, tensor=4), r"6 is no multiple of 4"),
     ],

@@ -23,6 +23,8 @@ needs_libtpu = pytest.mark.skipif(
         ("v6e", "write the chips along each side"),
         ("v6e:8", "write the chips along each side"),
         ("v6e:2x0", "write the chips along each side"),
+        ("v5p:2x2", "a v5p slice has 3 sides, as in v5p:2x2x1"),
+        ("v6e:2x2x2", "a v6e slice has 2 sides, as in v6e:2x4"),
     ],
 )
 def test_a_name_that_is_no_topology_is_refused_with_one_that_is(name, message):
