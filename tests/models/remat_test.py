@@ -46,7 +46,8 @@ def kept(config, remat, attention="cpu"):
     """Shapes (a layer's) of all float arrays that the forward loop stacks for the backward loop, and where they lie."""
     params = init_params(config, 0, "float32")
     forward = next(eqn for eqn in jax.make_jaxpr(traced(config, remat, attention))(params).jaxpr.eqns if is_layers(eqn))
-    stacked = [var.aval for var in forward.outvars[forward.params["num_carry"] :]]
+    # The carry has no dim of layers.
+    stacked = [var.aval for var in forward.outvars if var.aval.shape[:1] == (LAYERS,)]
     floats = [aval for aval in stacked if jnp.issubdtype(aval.dtype, jnp.floating)]
     return sorted((aval.shape[1:], str(aval.memory_space)) for aval in floats)
 
