@@ -7,6 +7,7 @@ tier that does not hold says why.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -33,14 +34,10 @@ def held():
 
 def failures(run: Callable[[Program], Verdict]) -> Iterator[str]:
     """Yields what a tier does not stop, each with what was seen."""
-    for name, code in _canaries():
-        verdict = run(Program(code=code, tests=_TESTS, setup="", style="script"))
-        if not verdict.passed:
-            yield f"{name}: {verdict.status}, {verdict.message or verdict.error_type}"[:300]
     with _listening() as port, tempfile.TemporaryDirectory() as folder:
         secret = Path(folder) / "secret"
         secret.write_text("secret")
-        for name, code in _canaries_of(port, secret):
+        for name, code in itertools.chain(_canaries(), _canaries_of(port, secret)):
             verdict = run(Program(code=code, tests=_TESTS, setup="", style="script"))
             if not verdict.passed:
                 yield f"{name}: {verdict.status}, {verdict.message or verdict.error_type}"[:300]
