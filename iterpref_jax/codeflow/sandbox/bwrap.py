@@ -61,6 +61,8 @@ class BwrapTier:
         processes = PROCESSES if self._is_root else rlimit.tasks_of_user() + PROCESSES
         self._limits = tuple(str(limit) for limit in (cpu_s, space, FILE_BYTES, processes))
         self._paths = os.pathsep.join(_packages())
+        # Folders do not move between two runs: what they are is asked once.
+        self._namespaces = self._bwrap()
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
         try:
@@ -80,7 +82,8 @@ class BwrapTier:
         info, theirs = os.pipe()
         os.set_blocking(info, False)
         try:
-            command = [*self._bwrap(filtered, theirs), *self._python()]
+            files = ["--seccomp", str(filtered), "--info-fd", str(theirs), "--"]
+            command = [*self._namespaces, *files, *self._python()]
             return child.run_child(
                 group.joined(command) if group else command,
                 [program.style, *self._limits, self._paths, program.setup, program.code, program.tests],
@@ -95,7 +98,7 @@ class BwrapTier:
             for fd in (filtered, info, theirs):
                 os.close(fd)
 
-    def _bwrap(self, filtered: int, info: int) -> list[str]:
+    def _bwrap(self) -> list[str]:
         command = [executable(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
         command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
         if self._is_root:
@@ -114,8 +117,7 @@ class BwrapTier:
             command += ["--symlink", target, path]
         command += ["--ro-bind", _harness(), _seen_as(), "--proc", "/proc", "--dev", "/dev"]
         command += ["--size", str(SHARED_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-        command += ["--remount-ro", "/", "--chdir", FOLDER, "--seccomp", str(filtered), "--info-fd", str(info)]
-        return [*command, "--"]
+        return [*command, "--remount-ro", "/", "--chdir", FOLDER]
 
     def _python(self) -> list[str]:
         # As `rlimit.interpreter`, but not that of the virtual environment, whose folder is not there.
