@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The test suite, from a fresh clone: makes a virtual environment, installs, lints, type-checks, tests.
 #
-#   bash launch/test.sh                  everything
-#   bash launch/test.sh --fast           without the tests marked slow, lint and types
+#   bash launch/test.sh                  lint, types and the tests: about ten minutes on two cores
+#   bash launch/test.sh --all            with the tests marked slow, as CI does: half an hour
+#   bash launch/test.sh --fast           without the tests marked slow, lint, types and the parity packages
 #   bash launch/test.sh --venv DIR       virtual environment to make or use (default: .venv-test)
 #   bash launch/test.sh -- -k layout     words behind -- go to pytest
 #
@@ -11,9 +12,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=.venv-test fast=''
+venv=.venv-test fast='' chosen=(-m 'not slow')
 while [ $# -gt 0 ]; do
   case "$1" in
+    --all) chosen=(); shift ;;
     --fast) fast=1; shift ;;
     --venv) venv=${2:?--venv needs a folder}; shift 2 ;;
     --) shift; break ;;
@@ -35,10 +37,9 @@ if [ "${PARITY:-1}" = 1 ] && [ -z "$fast" ]; then
     echo "test.sh: the packages of the parity extra could not be installed; parity tests will skip" >&2
 fi
 
-if [ -n "$fast" ]; then
-  exec "$python" -m pytest -n 2 -m 'not slow' "$@"
+if [ -z "$fast" ]; then
+  "$venv/bin/ruff" check .
+  "$venv/bin/ruff" format --check .
+  "$venv/bin/pyright" --pythonpath "$python"
 fi
-"$venv/bin/ruff" check .
-"$venv/bin/ruff" format --check .
-"$venv/bin/pyright" --pythonpath "$python"
-exec "$python" -m pytest -n 2 "$@"
+exec "$python" -m pytest -n 2 "${chosen[@]}" "$@"
