@@ -27,9 +27,9 @@ class Sampling:
 class Ask:
     """One question: exactly one of `messages` (chat) and `prompt` (a base model's completion).
 
-    `sample` numbers several answers to one question, `attempt` the re-asks after malformed answers. `purpose` is for the
-    books alone: it changes neither the answer nor the key. `schema` is a JSON schema that the server is asked to follow;
-    with `continue_final` the answer goes on with the last message, an assistant's (vLLM). Raises ValueError.
+    `sample` numbers several answers to one question, `attempt` the re-asks after malformed answers. `purpose` is for
+    the books alone: it changes neither the answer nor the key. `schema` is a JSON schema that the server is asked to
+    follow; with `continue_final` the answer goes on with the last message, an assistant's (vLLM). Raises ValueError.
     """
 
     sampling: Sampling

@@ -184,8 +184,8 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
         raise UserError(f"{path}: this SQLite file is not a journal of ours; name another file")
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: a journal of form {version}, this program reads form {SCHEMA_VERSION}; use the version that wrote "
-            "it, or begin a new journal"
+            f"{path}: a journal of form {version}, this program reads form {SCHEMA_VERSION}; use the version that "
+            "wrote it, or begin a new journal"
         )
 
 
@@ -195,8 +195,8 @@ def _named_faults(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise UserError(
-            f"{path}: the journal cannot be used: {error}; free some space or mend the disk, then start the same command "
-            "again: nothing that was stored is lost"
+            f"{path}: the journal cannot be used: {error}; free some space or mend the disk, then start the same "
+            "command again: nothing that was stored is lost"
         ) from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
@@ -204,6 +204,6 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path}: the journal is damaged ({why}); put back a copy, or save what can be read with `sqlite3 {path} .recover "
-        "| sqlite3 NEW` and put NEW in its place, or delete it to begin again: its answers are then paid again"
+        f"{path}: the journal is damaged ({why}); put back a copy, or save what can be read with `sqlite3 {path} "
+        ".recover | sqlite3 NEW` and put NEW in its place, or delete it to begin again: its answers are then paid again"
     )
