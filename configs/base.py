@@ -41,6 +41,31 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sandbox.output_kb = 1024
     sandbox.workers = 2
 
+    config.endpoint = endpoint = ml_collections.ConfigDict()
+    endpoint.base_urls = ("http://127.0.0.1:8000/v1",)  # servers of the same model; who has least to do is asked
+    endpoint.model = ""  # as the server names it
+    endpoint.api_key_env = "OPENAI_API_KEY"  # the environment variable that holds the key; unset = no key
+    # Fields of the server's own, sent with every request and part of every answer's key, such as top_k, min_p,
+    # repetition_penalty or chat_template_kwargs (vLLM).
+    endpoint.extra = ml_collections.ConfigDict()
+    endpoint.concurrency = 64  # requests at a time, at most; a server that is overloaded is asked less
+    endpoint.requests_per_minute = 0  # 0 = no limit
+    endpoint.tokens_per_minute = 0  # prompt + completion; 0 = no limit
+    endpoint.request_s = 600.0  # the longest that one request may take
+    endpoint.stall_s = 120.0  # the longest without a byte
+    endpoint.tries = 6  # of one ask, whose failures are its own; then it is dropped and counted
+    endpoint.backoff_s = 0.5  # bound of the random pause before the first retry; doubled for each further one
+    endpoint.backoff_max_s = 30.0
+    endpoint.break_after = 5  # failures in a row; the server then gets one request now and then, until one succeeds
+    endpoint.give_up_s = 600.0  # without an answer from any server; then the command ends, and can be started again
+    endpoint.reasks = 1  # of an answer that cannot be read, with the reason
+    endpoint.usd_per_million_prompt = 0.0  # prices, in USD per million tokens
+    endpoint.usd_per_million_completion = 0.0
+    # Limits over all runs with one journal; no call is sent that could pass one. 0 = none.
+    endpoint.budget_usd = 0.0
+    endpoint.max_calls = 0
+    endpoint.max_total_tokens = 0
+
     config.build = build = ml_collections.ConfigDict()
     build.seed = config.get_oneway_ref("seed")
     build.eval_fraction = 0.05  # of the tasks, never of the rows

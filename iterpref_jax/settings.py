@@ -25,6 +25,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 # Section -> (module, class) that reads it. Imported on demand: `inject` must not import JAX.
 SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
+    "endpoint": ("iterpref_jax.codeflow.endpoint", "EndpointSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),
     "hosts": ("iterpref_jax.parallel.host_settings", "HostsSettings"),
@@ -132,8 +133,8 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
 
 
 def _free_form(parents: Sequence[str]) -> bool:
-    """model.init is a config.json in the making: the family's table checks its keys."""
-    return list(parents) == ["model", "init"]
+    """model.init is a config.json in the making (the family's table checks its keys), endpoint.extra a server's."""
+    return list(parents) in (["model", "init"], ["endpoint", "extra"])
 
 
 def _parse(text: str, old: Any, path: str) -> Any:

@@ -24,8 +24,8 @@ from typing import IO, Any
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.errors import UserError
 
-# The kind under which the client keeps answers; `totals` sums over it.
-ANSWER = "answer"
+# The kinds under which the client keeps answers, and what came of answers that broke off.
+ANSWER, WASTE = "answer", "waste"
 SCHEMA_VERSION = 1
 # Tells a journal from other SQLite files: "ITPJ".
 APPLICATION_ID = 0x4954504A
@@ -95,11 +95,11 @@ class Journal:
         """Returns the number of values of each kind."""
         return dict(self._rows("SELECT kind, count(*) FROM entries GROUP BY kind ORDER BY kind"))
 
-    def totals(self) -> dict[str, Totals]:
+    def totals(self, kind: str = ANSWER) -> dict[str, Totals]:
         """Returns what all answers so far took, by purpose."""
         return {
             purpose: Totals(calls=calls, prompt_tokens=int(prompt), completion_tokens=int(completion), cost=cost)
-            for purpose, calls, prompt, completion, cost in self._rows(_TOTALS, ANSWER)
+            for purpose, calls, prompt, completion, cost in self._rows(_TOTALS, kind)
         }
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
