@@ -133,7 +133,7 @@ class Server:
         try:
             request = await self.read(reader)
             await self.behave(request)(request, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self.running -= 1

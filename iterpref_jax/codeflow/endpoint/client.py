@@ -108,20 +108,16 @@ class Client:
         return task
 
     async def _pay(self, ask: Ask, key: str) -> Answer:
-        """Sends the ask until it is answered or given up; journals and returns the answer."""
-        failed, answered = 0, self._pool.answered
+        """Sends the ask until it is answered or given up."""
+        failed = 0
         for number in itertools.count():
             outcome = await self._try(ask, key, number)
             if isinstance(outcome, Answer):
-                value = dataclasses.asdict(outcome) | {"purpose": ask.purpose}
-                await self._keep(ANSWER, key, value)
                 self.accounts.paid(ask.purpose, outcome)
                 return outcome
             if outcome.then != "again":
                 self._end(outcome)
-            # A server that answers others, but not this ask, fails for the ask's sake.
-            others = self._pool.answered > answered and outcome.reason != "rate_limit"
-            failed, answered = failed + (outcome.of_ask or others), self._pool.answered
+            failed += outcome.of_ask
             if failed >= self._settings.tries:
                 self._end(dataclasses.replace(outcome, then="drop"))
             spending.count(self.accounts.retries, outcome.reason)
@@ -129,7 +125,7 @@ class Client:
         raise AssertionError("the count does not end")
 
     async def _try(self, ask: Ask, key: str, number: int) -> Answer | Failure:
-        """Sends the ask once, when there is leave to."""
+        """Sends the ask once, when there is leave to, and journals what came of it."""
         estimate = spending.estimated_prompt_tokens(ask) + ask.sampling.max_tokens
         lease = await self._pool.acquire(estimate, again=number > 0)
         try:
@@ -142,12 +138,15 @@ class Client:
                     spent = Cost(calls=1, tokens=answer.prompt_tokens + answer.completion_tokens, usd=answer.cost)
             finally:
                 self._spending.settle(reserved, spent)
+            # Before the lease ends: a crash loses no more answers than requests may run.
+            if isinstance(outcome, Answer):
+                await self._keep(ANSWER, key, dataclasses.asdict(answer) | {"purpose": ask.purpose})
+            elif spent.calls:
+                # Most providers bill what they had sent when the connection broke.
+                waste = dataclasses.asdict(answer) | {"purpose": ask.purpose, "reason": outcome.reason}
+                await self._keep(WASTE, f"{key}/{secrets.token_hex(8)}", waste)
         finally:
             self._pool.release(lease)
-        if isinstance(outcome, Failure) and spent.calls:
-            # Most providers bill what they had sent when the connection broke.
-            waste = dataclasses.asdict(answer) | {"purpose": ask.purpose, "reason": outcome.reason}
-            await self._keep(WASTE, f"{key}/{secrets.token_hex(8)}", waste)
         return outcome
 
     async def _send(self, ask: Ask, lease: Lease, received: Received) -> Answer | Failure:
@@ -159,11 +158,12 @@ class Client:
             failure = policy.failure_of(error, begun=received.begun, now=now)
             if failure is None:
                 raise
-            url = lease.replica.url
-            failure = dataclasses.replace(failure, message=self._wire.without_secrets(f"{url}: {failure.message}"))
+            failure = dataclasses.replace(failure, message=self._wire.without_secrets(failure.message))
             if failure.then == "again":
-                self._pool.failed(lease, failure, self._pause)
-            return failure
+                # A server that answers others, but not this ask, fails for the ask's sake.
+                well = self._pool.failed(lease, failure, self._pause)
+                failure = dataclasses.replace(failure, of_ask=failure.of_ask or well)
+            return dataclasses.replace(failure, message=f"{lease.replica.url}: {failure.message}")
         answer = self._answer(ask, received)
         self._pool.succeeded(lease, answer.prompt_tokens + answer.completion_tokens)
         return answer
@@ -182,8 +182,10 @@ class Client:
         )
 
     async def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
-        # Once submitted it is written, also when this task is cancelled: `close` waits for it.
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._journal.put, kind, key, value)
+        # Once submitted it is written, also when this task is cancelled: `close` waits for it. Without the shield the
+        # cancellation would take it out of the writer's queue.
+        writing = self._writer.submit(self._journal.put, kind, key, value)
+        await asyncio.shield(asyncio.wrap_future(writing))
 
     def _pause(self, number: int) -> float:
         settings = self._settings

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, Literal
 
-# Reasons of the server's state alone; they do not count against an ask's tries unless others are answered meanwhile.
+# Reasons of the server's state: they do not count against an ask's tries.
 _STATE = {429: "rate_limit", 502: "bad_gateway", 503: "unavailable", 529: "overloaded"}
 _ASK = {408: "timeout", 409: "conflict", 425: "too_early", 504: "timeout"}
 _OVERLOAD = (408, 429, 503, 504, 529)

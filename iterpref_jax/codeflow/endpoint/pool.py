@@ -24,6 +24,7 @@ class Replica:
     lowered_at: float = 0.0
     # Failures in a row; from `break_after` on the circuit is open: one request at a time, after `not_before`.
     failures: int = 0
+    answered: bool = False
     probing: bool = False
     down_since: float | None = None
     last_error: str = ""
@@ -44,7 +45,6 @@ class Pool:
 
     def __init__(self, settings: EndpointSettings):
         self.replicas = [Replica(url, float(settings.concurrency)) for url in settings.base_urls]
-        self.answered = 0
         self._settings = settings
         self._waiting: collections.deque[tuple[asyncio.Future[Lease], int]] = collections.deque()
         self._requests, self._tokens = Rate(settings.requests_per_minute), Rate(settings.tokens_per_minute)
@@ -85,12 +85,16 @@ class Pool:
             say(f"endpoint: {replica.url} answers again")
         replica.failures, replica.down_since = 0, None
         replica.limit = min(self._settings.concurrency, replica.limit + 1 / replica.limit)
+        replica.answered = True
         self._tokens.correct(tokens - lease.tokens)
-        self.answered += 1
 
-    def failed(self, lease: Lease, failure: Failure, pause: Callable[[int], float]) -> None:
-        """The request failed; `pause(n)` gives the seconds before a server is tried for the n-th time again."""
+    def failed(self, lease: Lease, failure: Failure, pause: Callable[[int], float]) -> bool:
+        """The request failed; `pause(n)` gives the seconds before a server is tried for the n-th time again.
+
+        Returns whether the server was well: the last thing that it did was to answer another request.
+        """
         replica, now = lease.replica, _now()
+        well = replica.answered and not replica.failures
         replica.last_error = failure.message
         # Of the requests that ran together, one lowers the limit.
         if failure.overload and lease.started >= replica.lowered_at:
@@ -99,7 +103,7 @@ class Pool:
             self._cool_down(replica, failure.retry_after)
         if failure.reason == "rate_limit":
             replica.down_since = replica.down_since or now
-            return
+            return False
         replica.failures += 1
         beyond = replica.failures - self._settings.break_after
         if beyond >= 0:
@@ -108,6 +112,7 @@ class Pool:
                 replica.down_since = now
             if beyond == 0:
                 say(f"endpoint: {replica.url} fails ({failure.message}); it is tried again now and then")
+        return well
 
     def _cool_down(self, replica: Replica, seconds: float) -> None:
         replica.not_before = max(replica.not_before, _now() + seconds)

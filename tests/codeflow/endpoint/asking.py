@@ -32,9 +32,8 @@ SETTINGS = EndpointSettings(
 
 
 def ask_of(text="hello", **fields):
-    given = {"sampling": SAMPLING, "purpose": "tests", "prompt_version": "1"} | fields
-    subject = {} if "prompt" in given else {"messages": ({"role": "user", "content": text},)}
-    return Ask(**subject, **given)
+    subject = {} if "prompt" in fields else {"messages": ({"role": "user", "content": text},)}
+    return Ask(**{"sampling": SAMPLING, "purpose": "tests", "prompt_version": "1"} | subject | fields)
 
 
 def with_client(path, urls, use, **changes):
