@@ -60,8 +60,10 @@ class Journal:
     All methods raise UserError if the file is damaged or the disk fails.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection):
-        self._path, self._connection, self._lock = path, connection, threading.Lock()
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection):
+        # Two connections: who reads does not wait for the disk of who writes.
+        self._path, self._writer, self._reader = path, writer, reader
+        self._writing, self._reading = threading.Lock(), threading.Lock()
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         """Returns the value of `key`, or None."""
@@ -75,8 +77,8 @@ class Journal:
         """
         text = canonical(value)
         row = kind, key, text, zlib.crc32(text.encode())
-        with self._lock, _named_faults(self._path):
-            added = self._connection.execute(
+        with self._writing, _named_faults(self._path):
+            added = self._writer.execute(
                 "INSERT INTO entries (kind, key, value, crc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row
             )
         if not added.rowcount and (old := self.get(kind, key)) != json.loads(text):
@@ -103,8 +105,8 @@ class Journal:
         }
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
-        with self._lock, _named_faults(self._path):
-            return self._connection.execute(query, values).fetchall()
+        with self._reading, _named_faults(self._path):
+            return self._reader.execute(query, values).fetchall()
 
     def _value(self, number: int, key: str, text: str, crc: int) -> dict[str, Any]:
         # SQLite checks the structure of its pages, not their content.
@@ -123,13 +125,18 @@ def open_journal(path: str | os.PathLike[str]) -> Iterator[Journal]:
     path = Path(path)
     with contextlib.ExitStack() as stack:
         _hold(stack, path)
+        writer = _connected(stack, path)
+        with _named_faults(path):
+            _prepare(writer, path)
+        yield Journal(path, writer, _connected(stack, path))
+
+
+def _connected(stack: contextlib.ExitStack, path: Path) -> sqlite3.Connection:
+    with _named_faults(path):
         # Autocommit: every statement is a transaction of its own.
-        with _named_faults(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        stack.callback(connection.close)
-        with _named_faults(path):
-            _prepare(connection, path)
-        yield Journal(path, connection)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    stack.callback(connection.close)
+    return connection
 
 
 def _hold(stack: contextlib.ExitStack, path: Path) -> None:
