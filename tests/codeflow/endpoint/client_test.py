@@ -1,10 +1,11 @@
 """The client against a real loopback server: what is sent, what comes back, what is paid and kept."""
 
 import asyncio
+import time
 
 import pytest
 
-from iterpref_jax.codeflow.endpoint import ANSWER, Answer, MalformedAnswer, Sampling, open_journal
+from iterpref_jax.codeflow.endpoint import ANSWER, Answer, Journal, MalformedAnswer, Sampling, open_journal
 from iterpref_jax.errors import UserError
 from tests.codeflow.endpoint.asking import answers_of, ask_of, with_client
 from tests.support.llm_server import CHAT, PROMPT, event, refuse, say, serving, stream
@@ -113,6 +114,26 @@ def test_a_request_that_nobody_waits_for_is_ended(path):
 
     with serving(lambda request: say("x" * 50, pieces=50, pause_s=0.05)) as server:
         assert with_client(path, server.url, use) == 0
+
+
+def test_answers_that_wait_for_the_disk_are_kept_when_everything_is_cancelled(path, monkeypatch):
+    put = Journal.put
+
+    def slow(journal, *value):
+        time.sleep(0.15)
+        put(journal, *value)
+
+    async def use(client):
+        tasks = [asyncio.create_task(client.ask(ask_of(f"n {i}"))) for i in range(6)]
+        await asyncio.sleep(0.4)
+        for task in tasks:
+            task.cancel()
+
+    monkeypatch.setattr(Journal, "put", slow)
+    with serving(lambda request: say("x")) as server:
+        with_client(path, server.url, use)
+    with open_journal(path) as journal:
+        assert journal.counts() == {ANSWER: 6}
 
 
 @pytest.mark.parametrize(

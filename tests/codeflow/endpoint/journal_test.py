@@ -112,6 +112,12 @@ def test_all_that_was_put_is_there_after_kill_9(path):
     assert len(found) <= len(said) + 1
 
 
+def test_every_commit_waits_for_the_disk(path):
+    # What a crash of the whole machine would show, which no test can have.
+    with open_journal(path) as kept:
+        assert kept._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_a_second_process_is_refused_with_the_name_of_the_first_until_that_one_is_gone(path):
     with start(path, "print(1)\nimport time\ntime.sleep(60)") as process:
         process.stdout.readline()
