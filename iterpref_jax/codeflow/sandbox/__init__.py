@@ -15,15 +15,30 @@ cannot be forge-proof: a program that walks the frames finds the token. No tier 
 `landlock` is named but not built yet.
 """
 
+from iterpref_jax.codeflow.sandbox.comparators import COMPARATORS, Comparator
 from iterpref_jax.codeflow.sandbox.tiers import BUILT, TIERS, Sandbox, SandboxSettings, open_sandbox
-from iterpref_jax.codeflow.sandbox.verdict import FAILING, STATUSES, STYLES, Program, Verdict
+from iterpref_jax.codeflow.sandbox.verdict import (
+    FAILING,
+    STATUSES,
+    STYLES,
+    UNKNOWN,
+    Case,
+    CaseOutcome,
+    Program,
+    Verdict,
+)
 
 __all__ = [
     "BUILT",
+    "COMPARATORS",
     "FAILING",
     "STATUSES",
     "STYLES",
     "TIERS",
+    "UNKNOWN",
+    "Case",
+    "CaseOutcome",
+    "Comparator",
     "Program",
     "Sandbox",
     "SandboxSettings",

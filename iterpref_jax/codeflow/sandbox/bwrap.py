@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from iterpref_jax.codeflow.sandbox import child, rlimit, ruling, seccomp
+from iterpref_jax.codeflow.sandbox import child, request, rlimit, ruling, seccomp
 from iterpref_jax.codeflow.sandbox.cgroup import Group, open_group
 from iterpref_jax.codeflow.sandbox.child import Ended
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
@@ -78,6 +78,7 @@ class BwrapTier:
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
 
     def _run(self, program: Program, hash_seed: int, group: Group | None) -> Ended:
+        sent = request.fields(program, output_bytes=self._output_bytes)
         filtered = seccomp.open_program()
         info, theirs = os.pipe()
         os.set_blocking(info, False)
@@ -86,11 +87,12 @@ class BwrapTier:
             command = [*self._namespaces, *files, *self._python()]
             return child.run_child(
                 group.joined(command) if group else command,
-                [program.style, *self._limits, self._paths, program.setup, program.code, program.tests],
+                [program.style, *self._limits, self._paths, *sent],
                 env=rlimit.environment(FOLDER, hash_seed),
                 cwd="/",
                 wall_s=self._wall_s,
                 output_bytes=self._output_bytes,
+                case_limits=request.case_limits(program),
                 pass_fds=(filtered, theirs),
             )
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 import selectors
@@ -18,6 +19,8 @@ from iterpref_jax.codeflow.sandbox import harness
 MARKER = "ITERPREF_SANDBOX_RUN"
 CHUNK = 1 << 16
 TAIL_BYTES = 4096
+# Of all reports of one run: more than the outputs of its cases should take.
+REPORT_BYTES = 16 << 20
 KILL_ROUNDS = 20
 # Between the end of a program and that of the process that started it for us.
 LAST_WORDS_S = 2.0
@@ -44,9 +47,11 @@ def run_child(
     wall_s: float,
     output_bytes: int,
     pass_fds: Sequence[int] = (),
+    case_limits: Sequence[float] = (),
 ) -> Ended:
     """Starts `command`, sends it `[token, report_fd, *request]` and returns once it is done, dead or stopped.
 
+    `case_limits` are the seconds after which it is stopped in each case that it reports (`request`).
     It inherits `pass_fds` and nothing else. Starts by exec without a Python-level fork, so it is safe from threads of a
     process that runs JAX. Raises OSError where the process cannot be started.
     """
@@ -58,7 +63,7 @@ def run_child(
         finally:
             request_line = harness.encode([token, str(theirs), *request])
             os.close(theirs)
-        talk = _Talk(child, report, request_line, token, output_bytes)
+        talk = _Talk(child, report, request_line, token, output_bytes, case_limits)
         try:
             by = talk.until(began + wall_s)
             seconds = time.monotonic() - began
@@ -99,14 +104,23 @@ def printable(text: str) -> str:
 class _Talk:
     """The four pipes of one child; every one is drained at once, so that no side waits for a full one."""
 
-    def __init__(self, child: subprocess.Popen, report: int, request: bytes, token: str, output_bytes: int):
+    def __init__(
+        self,
+        child: subprocess.Popen,
+        report: int,
+        request: bytes,
+        token: str,
+        output_bytes: int,
+        case_limits: Sequence[float],
+    ):
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
         self.events: list[tuple[str, ...]] = []
         self.stderr_tail = b""
         self._stdin, self._left, self._token = child.stdin, memoryview(request), token
-        self._room, self._buffer = output_bytes, b""
+        self._room, self._buffer = output_bytes, bytearray()
+        self._report_room, self._case_limits, self._case_end = REPORT_BYTES, iter(case_limits), math.inf
         self._take = {child.stdout.fileno(): self._stdout, child.stderr.fileno(): self._stderr, report: self._report}
 
     @property
@@ -120,7 +134,7 @@ class _Talk:
             selector.register(self._stdin.fileno(), selectors.EVENT_WRITE)
             for fd in self._take:
                 selector.register(fd, selectors.EVENT_READ)
-            while (left := deadline - time.monotonic()) > 0:
+            while (left := min(deadline, self._case_end) - time.monotonic()) > 0:
                 for key, _ in selector.select(left):
                     ended = self._send(selector) if key.fd not in self._take else self._receive(selector, key.fd)
                     if ended:
@@ -154,17 +168,31 @@ class _Talk:
     def _report(self, data: bytes) -> str:
         if not data:
             return "exit"
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._report_room -= len(data)
+        if self._report_room < 0:
+            return "output"
+        # What does not begin with the token is not waited for.
+        self._buffer += data
+        if not self._buffer.startswith(self._token.encode()[: len(self._buffer)]):
+            return "tampered"
+        if b"\n" not in data:
+            return ""
+        *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            if not line.startswith(self._token.encode() + b"\t"):
-                return "tampered"
-            try:
-                self.events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
-            except ValueError:
-                return "tampered"
-            if self.events[-1][0] == "done":
-                return "done"
-        return "tampered" if len(self._buffer) > CHUNK else ""
+            if ended := self._event(bytes(line)):
+                return ended
+        return ""
+
+    def _event(self, line: bytes) -> str:
+        if not line.startswith(self._token.encode() + b"\t"):
+            return "tampered"
+        try:
+            self.events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
+        except ValueError:
+            return "tampered"
+        if self.events[-1][0] in ("loaded", "case"):
+            self._case_end = time.monotonic() + next(self._case_limits, math.inf)
+        return "done" if self.events[-1][0] == "done" else ""
 
 
 def _wait(pid: int, seconds: float) -> None:

@@ -36,18 +36,42 @@ def decode(line: bytes) -> list[str]:
 
 
 def main() -> None:
-    token, fd, style, cpu_s, memory, file_bytes, processes, paths, setup, code, tests = decode(_read_all(0))
+    token, fd, style, cpu_s, memory, file_bytes, processes, paths, setup, code, tests, *rest = decode(_read_all(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.set_inheritable(int(fd), False)
     sys.path.extend(path for path in paths.split(os.pathsep) if path)
     # `-S` skips the module that makes these two; scripts use them.
     builtins.exit = builtins.quit = sys.exit
-    if style == "unittest":
-        import unittest  # noqa: F401  (before the program, so that the snapshot holds the real one)
     report = _reporter(int(fd), token)
-    limits = _limit(int(cpu_s), int(memory), int(file_bytes), int(processes))
+    try:
+        # Before the program, so that what judges it is the real thing.
+        parts, cases = _load_parts(rest)
+    except ImportError as error:
+        report(["missing", str(error.name)])
+        return
+    free_reserve = _limit(int(cpu_s), int(memory), int(file_bytes), int(processes))
     report(["ready"])
-    _judge(report, limits, style, {SETUP: setup, CODE: code, TESTS: tests})
+    sources = {SETUP: setup, CODE: code, TESTS: tests}
+    if cases:
+        getattr(parts, f"{style}_style").judge(parts, report, free_reserve, sources, cases)
+    else:
+        _judge(parts, report, free_reserve, style, sources)
+
+
+def _load_parts(fields: list[str]):
+    """Runs the parts of the harness that a request brings along; returns a module with them and us, and what follows.
+
+    A style that is not asked for costs nothing, and a tier has one file to show to its programs.
+    """
+    count, *fields = fields
+    parts = type(sys)("harness")
+    parts.__dict__.update(globals())
+    for place in range(0, 2 * int(count), 2):
+        name, text = fields[place : place + 2]
+        part = type(sys)(name)
+        exec(compile(text, f"<{name}>", "exec"), part.__dict__)
+        setattr(parts, name, part)
+    return parts, fields[2 * int(count) :]
 
 
 def _read_all(fd: int) -> bytes:
@@ -85,26 +109,34 @@ def _limit(cpu_s: int, memory: int, file_bytes: int, processes: int):
     return lambda: set_limit(address_space, (whole, whole))
 
 
-def _judge(report, free_reserve, style: str, sources: dict[str, str]) -> None:
+def _judge(parts, report, free_reserve, style: str, sources: dict[str, str]) -> None:
     leave, outcome = os._exit, Outcome()
-    if style == "unittest":
-        _look_in_assert_equal(outcome.look)
-    intact = _snapshot(style)
+    driver, coverage = getattr(parts, f"{style}_style", None), getattr(parts, "line_coverage", None)
+    if coverage:
+        outcome.watch = coverage.watch
+    intact = _snapshot(driver.guarded(outcome) if driver else [])
     error = None
     try:
-        (run_unittest if style == "unittest" else run_script)(sources, outcome, intact)
+        if driver:
+            driver.run(parts, sources, outcome, intact)
+        else:
+            run_script(sources, outcome, intact)
     except BaseException as caught:
         error = caught
     whole = intact()
     free_reserve()
     if not whole:
-        outcome.tamper("builtins or unittest were replaced")
+        outcome.tamper("builtins or the test framework were replaced")
     elif outcome.is_chameleon:
         outcome.tamper("a value equals everything that it is compared with")
     elif error is not None:
         outcome.blame(error, sources)
-    report(["done", *outcome.fields(), _peak_mb()])
+    report(done_fields(outcome, coverage))
     leave(0)
+
+
+def done_fields(outcome: Outcome, coverage=None) -> list[str]:
+    return ["done", *outcome.fields(), peak_mb(), *(coverage.counts() if coverage else ("", ""))]
 
 
 class Outcome:
@@ -114,6 +146,7 @@ class Outcome:
         self.status = "pass"
         self.error_type = self.message = self.last_frame = self.traceback = ""
         self.run = self.passed = 0
+        self.watch = lambda compiled: None
         self.is_chameleon = False
 
     def fields(self) -> list[str]:
@@ -183,7 +216,7 @@ def _frame_text(frame: tuple[str, int, str], sources: dict[str, str]) -> str:
     return f"{head}\n    {line}" if line else head
 
 
-def _snapshot(style: str):
+def _snapshot(guarded: list):
     """Returns a function that says whether the names that judge a program are still the real ones.
 
     It puts the builtins back, so that what the harness does next can rely on them.
@@ -191,28 +224,22 @@ def _snapshot(style: str):
     names = builtins.__dict__
     # Interactive display (doctest) sets `_`.
     before = {name: value for name, value in names.items() if name != "_"}
-    classes = _unittest_classes() if style == "unittest" else []
-    methods = [(cls, dict(vars(cls))) for cls in classes]
+    methods = [(owner, dict(vars(owner))) for owner in guarded]
 
     def intact() -> bool:
         changed = False
         for name in before:
             changed = changed or name not in names or names[name] is not before[name]
         names.update(before)
-        for cls, real in methods:
-            now = vars(cls)
+        for owner, real in methods:
+            now = vars(owner)
             changed = changed or any(now.get(name) is not real[name] for name in real if callable(real[name]))
         return not changed
 
     return intact
 
 
-def _unittest_classes() -> list[type]:
-    unittest = sys.modules["unittest"]
-    return [unittest.TestCase, unittest.TestSuite, unittest.suite.BaseTestSuite, unittest.TestResult]
-
-
-def _module(name: str) -> dict:
+def module(name: str) -> dict:
     module = type(sys)(name)
     sys.modules[name] = module
     module.__dict__["__builtins__"] = builtins
@@ -225,7 +252,7 @@ def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
     Every check of setup and tests but a `raise` notes that it was run and held, so tests that are never reached
     (a loop over nothing that the program returns) are `no_tests`, not a pass.
     """
-    space, seen, raises = _module("__main__"), set(), 0
+    space, seen, raises = module("__main__"), set(), 0
     space[MARK], space[LOOK] = seen.add, outcome.look
     marked = 0
     try:
@@ -235,7 +262,10 @@ def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
                 marked, more = mark_checks(tree, marked)
                 raises += more
                 look_at_equals(tree)
-            exec(compile(tree, label, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
+            compiled = compile(tree, label, "exec", dont_inherit=True)  # type: ignore[arg-type]
+            if label == CODE:
+                outcome.watch(compiled)
+            exec(compiled, space)
             if label == CODE and not intact():
                 outcome.tamper("the code replaced builtins when it was imported")
                 return
@@ -309,72 +339,7 @@ def _mark(number: int, after):
     return nodes.Expr(value=called, **place)
 
 
-def run_unittest(sources: dict[str, str], outcome: Outcome, intact) -> None:
-    import unittest
-
-    space = _module("solution")
-    for label in (SETUP, CODE):
-        exec(compile(sources[label], label, "exec", dont_inherit=True), space)
-    if not intact():
-        outcome.tamper("the code replaced builtins or unittest when it was imported")
-        return
-    tree = compile(sources[TESTS], TESTS, "exec", ONLY_AST, dont_inherit=True)
-    look_at_equals(tree)
-    space = _module("tests")
-    space[LOOK] = outcome.look
-    exec(compile(tree, TESTS, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
-    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["tests"])
-    found, result = suite.countTestCases(), _first_failure_result()
-    suite.run(result)
-    skipped = len(result.skipped)
-    outcome.run = max(result.testsRun - skipped, 0)
-    outcome.passed = max(outcome.run - result.bad, 0)
-    if result.first is not None:
-        raise result.first
-    # A skipped class counts its tests as skipped but, since Python 3.12.1, not as run.
-    if result.testsRun + skipped < found:
-        outcome.tamper(f"{found} tests were found and {result.testsRun} run")
-    elif not outcome.run:
-        outcome.status = "no_tests"
-
-
-def _look_in_assert_equal(look) -> None:
-    test_case = sys.modules["unittest"].TestCase
-    chosen = test_case._getAssertEqualityFunc
-
-    def choose(self, first, second):
-        return chosen(self, look(first), look(second))
-
-    test_case._getAssertEqualityFunc = choose
-
-
-def _first_failure_result():
-    import unittest
-
-    class Result(unittest.TestResult):
-        first, bad = None, 0
-
-        def _note(self, error) -> None:
-            self.bad += 1
-            self.first = self.first or error[1]
-
-        def addError(self, test, err) -> None:
-            self._note(err)
-
-        def addFailure(self, test, err) -> None:
-            self._note(err)
-
-        def addSubTest(self, test, subtest, err) -> None:
-            if err is not None:
-                self._note(err)
-
-        def addUnexpectedSuccess(self, test) -> None:
-            self._note((None, AssertionError(f"unexpected success of {test}")))
-
-    return Result()
-
-
-def _peak_mb() -> str:
+def peak_mb() -> str:
     # getrusage would give the parent's peak: the kernel carries it over an exec.
     try:
         with open("/proc/self/status", "rb") as file:

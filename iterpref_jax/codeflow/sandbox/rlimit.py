@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 
-from iterpref_jax.codeflow.sandbox import child, harness, ruling
+from iterpref_jax.codeflow.sandbox import child, harness, request, ruling
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
 
 TIER = "rlimit"
@@ -45,15 +45,17 @@ class RlimitTier:
         self._paths = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
+        sent = request.fields(program, output_bytes=self._output_bytes)
         folder = tempfile.mkdtemp(prefix="iterpref-run-")
         try:
             ended = child.run_child(
                 interpreter(),
-                [program.style, *self._limits, self._paths, program.setup, program.code, program.tests],
+                [program.style, *self._limits, self._paths, *sent],
                 env=environment(folder, hash_seed),
                 cwd=folder,
                 wall_s=self._wall_s,
                 output_bytes=self._output_bytes,
+                case_limits=request.case_limits(program),
             )
         except OSError as error:
             return ruling.sandbox_error(f"the process did not start: {error}", tier=TIER, gaps=GAPS)

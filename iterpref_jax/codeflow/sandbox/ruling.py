@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 
+from iterpref_jax.codeflow.sandbox import cases
 from iterpref_jax.codeflow.sandbox.child import Ended
-from iterpref_jax.codeflow.sandbox.verdict import STATUSES, Verdict
+from iterpref_jax.codeflow.sandbox.verdict import FAILING, CaseOutcome, Verdict
 
-# status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb
-DONE_FIELDS = 8
+# status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb, lines_covered, lines_total
+DONE_FIELDS = 10
+# The other statuses are ours to say.
+SAYABLE = FAILING | {"pass", "no_tests", "tampered"}
+MISSING = "MissingPackage"
 # Addresses differ from run to run; equal runs must give equal records.
 ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 
@@ -17,8 +22,19 @@ ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
     """Believes a stamped `done` event and nothing else: neither an exit code nor silence is a pass."""
     names = [event[0] for event in ended.events]
+    if names[:1] == ["missing"]:
+        message = f"{ended.events[0][-1]} is not there for the interpreter that runs the programs"
+        return _cut(ended, "sandbox_error", MISSING, message, tier, gaps)
+    try:
+        outcomes = cases.outcomes_of(ended.events[1 : -1 if ended.by == "done" else None])
+    except ValueError:
+        return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
     if ended.by == "done":
-        return _said(ended, tier, gaps)
+        return _said(ended, outcomes, tier, gaps)
+    return dataclasses.replace(_not_said(ended, names, cpu_s, tier, gaps), cases=outcomes)
+
+
+def _not_said(ended: Ended, names: list[str], cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
     if ended.by == "timeout" or _cpu_spent(ended, cpu_s):
         return _cut(ended, "timeout", "Timeout", "stopped at its time limit", tier, gaps)
     if ended.by == "output":
@@ -42,13 +58,14 @@ def sandbox_error(message: str, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
     return _cut(ended, "sandbox_error", "SandboxError", message, tier, gaps)
 
 
-def _said(ended: Ended, tier: str, gaps: tuple[str, ...]) -> Verdict:
+def _said(ended: Ended, outcomes: tuple[CaseOutcome, ...], tier: str, gaps: tuple[str, ...]) -> Verdict:
     _, *fields = ended.events[-1]
-    if len(fields) != DONE_FIELDS or fields[0] not in STATUSES or ended.events[0] != ("ready",):
+    if len(fields) != DONE_FIELDS or fields[0] not in SAYABLE or ended.events[0] != ("ready",):
         return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
-    status, error_type, message, last_frame, traceback, run, passed, memory = fields
+    status, error_type, message, last_frame, traceback, run, passed, memory, *lines = fields
     try:
         counts = int(run), int(passed), float(memory)
+        covered, total = (int(count) if count else None for count in lines)
     except ValueError:
         return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
     return Verdict(
@@ -63,6 +80,9 @@ def _said(ended: Ended, tier: str, gaps: tuple[str, ...]) -> Verdict:
         memory_mb=counts[2],
         tier=tier,
         gaps=gaps,
+        cases=outcomes,
+        lines_covered=covered,
+        lines_total=total,
     )
 
 

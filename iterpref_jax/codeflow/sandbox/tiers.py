@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from iterpref_jax.codeflow.sandbox import bwrap, control, probe, rlimit
-from iterpref_jax.codeflow.sandbox.verdict import STYLES, Program, Verdict
+from iterpref_jax.codeflow.sandbox import bwrap, cases, control, probe, request, rlimit, ruling
+from iterpref_jax.codeflow.sandbox.verdict import Case, Program, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.progress import say
 
@@ -22,6 +22,8 @@ AUTO = "auto"
 # Of the canaries that find out whether a tier holds.
 PROBE_LIMITS: dict[str, Any] = dict(wall_s=10.0, cpu_s=5, memory_mb=256, output_kb=64)
 MIN_MEMORY_MB = 64
+# Runs of a program whose flakiness is looked for, each with a hash seed of its own.
+REPEATS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,24 +52,26 @@ class Sandbox:
     def __init__(self, tier: Tier, pool: concurrent.futures.Executor):
         self._tier, self._pool = tier, pool
 
-    def run(self, program: Program, *, check_vacuous: bool = False, hash_seed: int = 0) -> Verdict:
+    def run(
+        self, program: Program, *, check_vacuous: bool = False, check_flaky: bool = False, hash_seed: int = 0
+    ) -> Verdict:
         """Judges one program.
 
-        With `check_vacuous`, tests that a stub passes too make the verdict `vacuous`. A `sandbox_error` (our failure)
-        is tried once more and then returned. Raises UserError for a style that is not known.
+        With `check_vacuous`, tests that a stub passes too make the verdict `vacuous`. With `check_flaky`, a program
+        that passes runs with two more hash seeds, and is `flaky` if it does not pass with these (`Verdict.by_seed`).
+        A `sandbox_error` (our failure) is tried once more and then returned. Raises UserError for a program that its
+        style cannot run.
         """
-        if program.style not in STYLES:
+        request.check(program)
+        if check_vacuous and program.style == "stdin":
             raise UserError(
-                f"program style {program.style!r} is not built; known: {', '.join(STYLES)}"
-                + did_you_mean(program.style, STYLES)
+                "check_vacuous: a script is compared by what it prints; there is nothing to put in its place"
             )
-        verdict = self._tier(program, hash_seed=hash_seed)
-        if verdict.status == "sandbox_error":
-            verdict = self._tier(program, hash_seed=hash_seed)
+        verdict = self._judge(program, hash_seed)
         if verdict.passed and check_vacuous and self._stub_passes(program, hash_seed):
             message = "the tests also pass for a program whose functions return None"
             return dataclasses.replace(verdict, status="vacuous", error_type="Vacuous", message=message)
-        return verdict
+        return self._repeated(program, verdict, hash_seed) if verdict.passed and check_flaky else verdict
 
     def run_all(
         self,
@@ -75,6 +79,7 @@ class Sandbox:
         on_done: Callable[[int, Verdict], None] | None = None,
         *,
         check_vacuous: bool = False,
+        check_flaky: bool = False,
         hash_seed: int = 0,
     ) -> list[Verdict]:
         """Judges programs, several at a time; the verdicts come in the order of the programs.
@@ -82,7 +87,9 @@ class Sandbox:
         `on_done(index, verdict)` is called in this thread, in the order in which the runs end.
         """
         futures = {
-            self._pool.submit(self.run, program, check_vacuous=check_vacuous, hash_seed=hash_seed): index
+            self._pool.submit(
+                self.run, program, check_vacuous=check_vacuous, check_flaky=check_flaky, hash_seed=hash_seed
+            ): index
             for index, program in enumerate(programs)
         }
         try:
@@ -95,13 +102,46 @@ class Sandbox:
                 future.cancel()
         return [future.result() for future in futures]
 
+    def answered(self, program: Program) -> tuple[Case, ...]:
+        """Returns the cases of `program` with its own outputs as the expected ones: it is the reference solution.
+
+        Raises UserError where it does not answer all of them, and where it is refused by `run`.
+        """
+        try:
+            return cases.answered(program, self.run(cases.unanswered(program)))
+        except ValueError as error:
+            raise UserError(
+                f"the reference solution {program.entry_point} has no output for every case: {error}"
+            ) from None
+
+    def _judge(self, program: Program, hash_seed: int) -> Verdict:
+        verdict = self._tier(program, hash_seed=hash_seed)
+        if verdict.error_type == ruling.MISSING:
+            raise UserError(f"program style {program.style!r}: {verdict.message}; pip install 'iterpref_jax[sandbox]'")
+        if verdict.status == "sandbox_error":
+            verdict = self._tier(program, hash_seed=hash_seed)
+        return cases.compared(program, verdict)
+
+    def _repeated(self, program: Program, verdict: Verdict, hash_seed: int) -> Verdict:
+        found = {hash_seed: verdict.status}
+        for seed in range(hash_seed + 1, hash_seed + REPEATS):
+            again = self._judge(program, seed)
+            if again.status == "sandbox_error":
+                return again
+            found[seed] = again.status
+        by_seed = tuple(found.items())
+        if set(found.values()) == {"pass"}:
+            return dataclasses.replace(verdict, by_seed=by_seed)
+        message = "; ".join(f"hash seed {seed}: {status}" for seed, status in by_seed)
+        return dataclasses.replace(verdict, status="flaky", error_type="Flaky", message=message, by_seed=by_seed)
+
     def _stub_passes(self, program: Program, hash_seed: int) -> bool:
         try:
             stub = control.stub_of(program.code)
         except (SyntaxError, ValueError, RecursionError):
             # It ran, so this is our parser's limit; without a stub there is no control.
             return False
-        return self._tier(dataclasses.replace(program, code=stub), hash_seed=hash_seed).passed
+        return self._judge(dataclasses.replace(program, code=stub), hash_seed).passed
 
 
 @contextlib.contextmanager
