@@ -87,7 +87,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["iterpref_jax", "iterpref_jax.*"]),
-    package_data={"iterpref_jax": ["view/*.html.j2"]},
+    package_data={
+        "iterpref_jax": ["codeflow/generate/features.json", "codeflow/generate/prompts/*.txt", "view/*.html.j2"]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["iterpref=iterpref_jax.__main__:main"]},

@@ -66,6 +66,25 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     endpoint.max_calls = 0
     endpoint.max_total_tokens = 0
 
+    config.generate = generate = ml_collections.ConfigDict()
+    generate.seed = config.get_oneway_ref("seed")
+    generate.tasks = 100  # drawn from features, unless --tasks names a file
+    generate.features = ""  # a feature tree (JSON); empty = the one in the package
+    generate.features_per_task = 4
+    generate.feature_temperature = 2.0  # 1 = as often as in real programs; above it rare features come more often
+    generate.evolve_rounds = 0  # questions to the model for more features, before the tasks
+    generate.prompts = ""  # a folder of edited copies of iterpref_jax/codeflow/generate/prompts/*.txt
+    generate.test_style = "script"  # of tests that the model writes: unittest, pytest
+    generate.min_checks = 5  # in such tests
+    generate.max_refinements = 5  # repairs of a program that fails
+    generate.temperature = 0.8
+    generate.top_p = 0.95
+    generate.max_tokens = 2048  # of an answer
+    generate.judge_temperature = 0.0
+    generate.min_coverage = 0.8  # of the lines of the passing program, by its tests; 0 = not looked at
+    generate.min_test_score = 3  # of 5, each of the three scores that the model gives tests; 0 = not asked
+    generate.judge_pairs = True  # the model says, in both orders, whether the sides differ in logic
+
     config.build = build = ml_collections.ConfigDict()
     build.seed = config.get_oneway_ref("seed")
     build.eval_fraction = 0.05  # of the tasks, never of the rows

@@ -27,6 +27,7 @@ SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "endpoint": ("iterpref_jax.codeflow.endpoint", "EndpointSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
+    "generate": ("iterpref_jax.codeflow.generate.settings", "GenerateSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),
     "hosts": ("iterpref_jax.parallel.host_settings", "HostsSettings"),
     "compile": ("iterpref_jax.train.compile_cache", "CompileSettings"),

@@ -46,6 +46,11 @@ class Client:
         # A sync of the disk takes milliseconds, in which streams go on.
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
 
+    @property
+    def model(self) -> str:
+        """The model that is asked, as the settings name it."""
+        return self._settings.model
+
     def key(self, ask: Ask) -> str:
         """Returns the key of the ask's answer in the journal, among those of kind `ANSWER`."""
         return ask.key(self._settings.model, self._settings.extra)

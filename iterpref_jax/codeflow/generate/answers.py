@@ -1,0 +1,144 @@
+"""From a model's answers to values; a ValueError says what is wrong in words that the model is told."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from iterpref_jax.codeflow import extract
+from iterpref_jax.codeflow.generate import features
+
+MAX_INSTRUCTION = 8000
+TASK = re.compile(r"<task>(.*?)(?:</task>|\Z)", re.DOTALL)
+_DEFINITION = re.compile(r"^(?:async def|def|class)\s+(\w+)", re.MULTILINE)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+SCORES = ("correctness", "completeness", "consistency")
+
+
+def instruction(text: str) -> str:
+    """Returns what stands between <task> and </task>."""
+    found = TASK.findall(text)
+    task = found[-1].strip() if found else ""
+    if not task:
+        raise ValueError("there is no task between <task> and </task>")
+    if len(task) > MAX_INSTRUCTION:
+        raise ValueError(f"the task has {len(task)} characters; write at most {MAX_INSTRUCTION}")
+    return task
+
+
+def program(text: str) -> str:
+    """Returns the program of an answer; it need not be right, or even parse: that is what debugging is for."""
+    found = extract.code_of(text)
+    if not found.code:
+        raise ValueError(f"there is no program in it: {found.how}")
+    if found.how == "unclosed fence" and not extract.parses(found.code):
+        raise ValueError("the program is cut off")
+    return found.code
+
+
+def test_writer(code: str, least: int) -> Callable[[str], str]:
+    """Returns the parser of an answer with tests for `code`: they parse, check enough, and define none of its names."""
+    taken = set(_DEFINITION.findall(code))
+
+    def tests(text: str) -> str:
+        found = program(text)
+        try:
+            tree = ast.parse(found)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise ValueError(f"the tests are no Python: {error}") from error
+        again = sorted(taken & {node.name for node in tree.body if isinstance(node, _DEFINITIONS)})
+        if again:
+            raise ValueError(f"the tests define {again[0]} again, which is the program's")
+        checks = count_checks(tree)
+        if checks < least:
+            raise ValueError(f"the tests hold {checks} checks; write at least {least}")
+        return found
+
+    return tests
+
+
+def count_checks(tree: ast.AST) -> int:
+    """How many `assert` statements, `assert...(...)` calls and `raises(...)` blocks stand in a test file."""
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    names = [getattr(called, "id", None) or getattr(called, "attr", None) or "" for called in calls]
+    asserts = sum(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    return asserts + sum(name.startswith("assert") or name == "raises" for name in names)
+
+
+def interface(code: str) -> str:
+    """Returns the signatures and docstrings of what `code` defines at its top level, without any body.
+
+    Of a program that does not parse: the lines that begin a definition.
+
+    >>> print(interface("import os\\nLIMIT = 3\\ndef f(x: int = 1) -> int:\\n    'Adds.'\\n    return x + LIMIT"))
+    LIMIT = ...
+    <BLANKLINE>
+    def f(x: int=1) -> int:
+        'Adds.'
+        ...
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return "\n".join(line for line in code.splitlines() if re.match(r"\s*(async def|def|class)\b", line))
+    kept = [_outline(node) for node in tree.body]
+    return ast.unparse(ast.fix_missing_locations(ast.Module([node for node in kept if node is not None], [])))
+
+
+def scores(text: str) -> dict[str, int]:
+    """Returns the three scores of a test file, 1 to 5 each."""
+    found = json_object(text)
+    for name in SCORES:
+        value = found.get(name)
+        if isinstance(value, bool) or value not in (1, 2, 3, 4, 5):
+            raise ValueError(f'"{name}" must be a whole number from 1 to 5, not {json.dumps(value)}')
+    return {name: int(found[name]) for name in SCORES}
+
+
+def differ(text: str) -> bool:
+    """Returns whether the model found a difference in logic."""
+    value = json_object(text).get("differ_in_logic")
+    if not isinstance(value, bool):
+        raise ValueError(f'"differ_in_logic" must be true or false, not {json.dumps(value)}')
+    return value
+
+
+def feature_tree(text: str) -> features.Tree:
+    """Returns the tree of an answer."""
+    return features.check(json_object(text), "the tree")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Returns the JSON object of an answer."""
+    found = extract.json_of(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
+def _outline(node: ast.stmt) -> ast.stmt | None:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        docstring = node.body[:1] if ast.get_docstring(node) is not None else []
+        node.body = [*docstring, _dots()]
+        return node
+    if isinstance(node, ast.ClassDef):
+        kept = [_outline(child) for child in node.body if not _is_private(child)]
+        docstring = node.body[:1] if ast.get_docstring(node) is not None else []
+        node.body = [*docstring, *(child for child in kept if child is not None)] or [_dots()]
+        return node
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        node.value = ast.Constant(...)
+        return node
+    return None
+
+
+def _is_private(node: ast.stmt) -> bool:
+    name = getattr(node, "name", "")
+    return name.startswith("_") and not name.endswith("__")
+
+
+def _dots() -> ast.stmt:
+    return ast.Expr(ast.Constant(...))

@@ -1,0 +1,106 @@
+"""Puts the folders of shards together into one, as if one run had made it; needs no engine."""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from iterpref_jax.codeflow import filters, records, rows
+from iterpref_jax.codeflow.generate import report
+from iterpref_jax.codeflow.generate.outcome import Outcome
+from iterpref_jax.codeflow.generate.run import OUTCOMES, PAIRS, TRAJECTORIES
+from iterpref_jax.errors import UserError
+
+
+def merge(folders: Sequence[Path], out: Path) -> report.Report:
+    """Writes outcomes, trajectories, pairs and the report of all shards into `out`, and returns the report.
+
+    Tasks come in the order of their numbers; of pairs that are equal the first is kept. Raises UserError for folders
+    that are not all shards of one generation, each once.
+    """
+    reports = [_report(folder) for folder in folders]
+    _check(folders, reports)
+    out.mkdir(parents=True, exist_ok=True)
+    rows.write_rows(out / OUTCOMES, _in_order(folders))
+    made = (Outcome.from_json(_without_number(row)).trajectory() for row in _in_order(folders))
+    order = {}
+    found = []
+    for trajectory in made:
+        if trajectory is not None:
+            order[trajectory.task_id] = len(order)
+            found.append(trajectory)
+    records.write_trajectories(out / TRAJECTORIES, found)
+    pairs = [pair for folder in folders for pair in _pairs(folder / PAIRS)]
+    pairs.sort(key=lambda pair: order[pair.meta["trajectory"]])
+    kept = list({filters.pair_key(pair): pair for pair in reversed(pairs)}.values())[::-1]
+    records.write_pairs(out / PAIRS, kept)
+    whole: report.Report = _sum(reports) | {"pairs": len(kept)}
+    if len(kept) < len(pairs):
+        whole["dropped_pairs"]["duplicate"] = whole["dropped_pairs"].get("duplicate", 0) + len(pairs) - len(kept)
+    report.write(out, whole)
+    return whole
+
+
+def _report(folder: Path) -> report.Report:
+    path = folder / report.REPORT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no report; has `iterpref generate --out={folder}` ended?") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def _check(folders: Sequence[Path], reports: Sequence[report.Report]) -> None:
+    first = reports[0]["about"]
+    seen: dict[int, Path] = {}
+    for folder, about in zip(folders, (found["about"] for found in reports), strict=True):
+        number, count = about["shard"]
+        if count != first["shard"][1] or about["settings"] != first["settings"]:
+            raise UserError(f"{folder} and {folders[0]} are of different generations: their shards or settings differ")
+        if number in seen:
+            raise UserError(f"{folder} and {seen[number]} are the same shard, {number}/{count}")
+        seen[number] = folder
+    missing = [f"{number}/{first['shard'][1]}" for number in range(first["shard"][1]) if number not in seen]
+    if missing:
+        raise UserError(f"shards are missing: {', '.join(missing)}; name all folders")
+
+
+def _in_order(folders: Sequence[Path]) -> Iterator[rows.Row]:
+    files = [_rows(folder / OUTCOMES) for folder in folders]
+    return heapq.merge(*files, key=lambda row: row["number"])
+
+
+def _rows(path: Path) -> Iterator[rows.Row]:
+    # A shard may have no task at all, and its file no row.
+    if path.stat().st_size:
+        for _, row in rows.read_rows(path):
+            yield row
+
+
+def _pairs(path: Path) -> Iterator[records.Pair]:
+    if path.stat().st_size:
+        yield from records.read_pairs(path)
+
+
+def _without_number(row: rows.Row) -> rows.Row:
+    return {name: value for name, value in row.items() if name != "number"}
+
+
+def _sum(reports: Sequence[report.Report]) -> report.Report:
+    whole = _add([{name: value for name, value in found.items() if name != "about"} for found in reports])
+    tasks = sum(found["about"]["tasks"] for found in reports)
+    whole["error_types"] = dict(collections.Counter(whole["error_types"]).most_common())
+    return {"about": reports[0]["about"] | {"tasks": tasks, "shard": [0, 1]}, **whole}
+
+
+def _add(values: Sequence[Any]) -> Any:
+    """Adds up numbers, and objects of them name by name."""
+    if isinstance(values[0], dict):
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: _add([value[name] for value in values if name in value]) for name in names}
+    return sum(values)

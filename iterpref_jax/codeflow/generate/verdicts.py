@@ -1,0 +1,46 @@
+"""Runs in the sandbox, each of them once: a verdict is in the journal before anybody acts on it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import hashlib
+from typing import Any
+
+from iterpref_jax.codeflow.endpoint.asks import canonical
+from iterpref_jax.codeflow.endpoint.journal import Journal
+from iterpref_jax.codeflow.sandbox import Program, Sandbox, Verdict
+
+VERDICT = "verdict"
+
+
+class Verdicts:
+    """Judges programs with tests from coroutines, as many at a time as `pool` has threads."""
+
+    def __init__(self, sandbox: Sandbox, journal: Journal, pool: concurrent.futures.Executor):
+        self._sandbox, self._journal, self._pool = sandbox, journal, pool
+
+    async def of(self, program: Program, *, check_flaky: bool = False) -> Verdict:
+        """Returns the verdict on a program, the journal's if it was run before.
+
+        Tests that a stub passes too are `vacuous`; with `check_flaky`, a program that fails with another hash seed is
+        `flaky`. A `sandbox_error` is not kept: it says nothing about the program, and the next start tries again.
+        """
+        asked = {"program": dataclasses.asdict(program), "check_flaky": check_flaky}
+        key = hashlib.sha256(canonical(asked).encode()).hexdigest()
+        known = self._journal.get(VERDICT, key)
+        if known is not None:
+            return _from_json(known)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, program, check_flaky, key)
+
+    def _judge(self, program: Program, check_flaky: bool, key: str) -> Verdict:
+        verdict = self._sandbox.run(program, check_vacuous=True, check_flaky=check_flaky)
+        if verdict.status != "sandbox_error":
+            self._journal.put(VERDICT, key, dataclasses.asdict(verdict))
+        return verdict
+
+
+def _from_json(known: dict[str, Any]) -> Verdict:
+    by_seed = tuple((seed, status) for seed, status in known["by_seed"])
+    return Verdict(**{**known, "gaps": tuple(known["gaps"]), "cases": (), "by_seed": by_seed})
