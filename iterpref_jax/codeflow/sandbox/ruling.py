@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import signal
 
 from iterpref_jax.codeflow.sandbox import cases
@@ -15,8 +14,6 @@ DONE_FIELDS = 10
 # The other statuses are ours to say.
 SAYABLE = FAILING | {"pass", "no_tests", "tampered"}
 MISSING = "MissingPackage"
-# Addresses differ from run to run; equal runs must give equal records.
-ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 
 
 def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -71,9 +68,9 @@ def _said(ended: Ended, outcomes: tuple[CaseOutcome, ...], tier: str, gaps: tupl
     return Verdict(
         status=status,
         error_type=error_type,
-        message=ADDRESS.sub("0x...", message),
+        message=cases.without_addresses(message),
         last_frame=last_frame,
-        traceback=ADDRESS.sub("0x...", traceback),
+        traceback=cases.without_addresses(traceback),
         tests_run=counts[0],
         tests_passed=counts[1],
         seconds=ended.seconds,
