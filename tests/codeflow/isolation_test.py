@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, bwrap, open_sandbox, seccomp, tiers
+from iterpref_jax.codeflow.sandbox import Case, Program, SandboxSettings, bwrap, open_sandbox, seccomp, tiers
 from iterpref_jax.codeflow.sandbox.cgroup import open_group
 from iterpref_jax.errors import UserError
 
@@ -41,8 +41,8 @@ def test_ci_has_a_tier_that_isolates():
     assert any(not tiers.why_not(name) for name in STRONG), [tiers.why_not(name) for name in STRONG]
 
 
-def program(code, tests=TESTS, setup="", style="script"):
-    return Program(code=code, tests=tests, setup=setup, style=style)
+def program(code, tests=TESTS, setup="", style="script", **more):
+    return Program(code=code, tests=tests, setup=setup, style=style, **more)
 
 
 def hostile(row):
@@ -119,6 +119,56 @@ def test_a_value_that_equals_everything_is_tampering_but_mock_any_and_arrays_are
     assert sandbox.run(program("def add(a, b):\n    return a + b\n", tests)).passed
     tests = "import numpy\nassert (add(2, 3) == numpy.array([5, 5])).all()\n"
     assert sandbox.run(program("import numpy\n\ndef add(a, b):\n    return numpy.full(2, a + b)\n", tests)).passed
+
+
+STYLES = {
+    "unittest": {
+        "tests": "import unittest\nfrom solution import add\nclass T(unittest.TestCase):\n"
+        "    def test_add(self): self.assertEqual(add(2, 3), 5)\n"
+    },
+    "pytest": {"tests": "from solution import add\ndef test_add(tmp_path): assert add(2, 3) == 5\n"},
+    "io": {"entry_point": "add", "cases": (Case(inputs=(2, 3), expected=5),) * 3},
+    "stdin": {
+        "cases": (Case(inputs="2 3\n", expected="5\n"),) * 3,
+        "setup": "import atexit\natexit.register(lambda: print(add(*map(int, input().split()))))\n",
+    },
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_tells_right_from_wrong(sandbox, style):
+    right = program("def add(a, b):\n    return a + b\n", **{"tests": "", **STYLES[style]}, style=style)
+    verdict = sandbox.run(right, check_flaky=True)
+    assert (verdict.status, verdict.message) == ("pass", "")
+    verdict = sandbox.run(dataclasses.replace(right, code="def add(a, b):\n    return a - b\n"))
+    assert verdict.status == "fail"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_memory_is_limited_in_every_style(sandbox, style):
+    code = "def add(a, b):\n    return [bytearray(b'x' * (64 << 20)) for _ in range(16)] and a + b\n"
+    verdict = sandbox.run(program(code, **{"tests": "", **STYLES[style]}, style=style))
+    assert verdict.status == "memory_limit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, row in CASES.items() if row["kind"] == "solution"])
+@pytest.mark.parametrize("style", ["io", "stdin"])
+def test_a_hostile_solution_passes_no_case_that_it_does_not_answer(sandbox, name, style, tmp_path, monkeypatch):
+    monkeypatch.setenv("ITERPREF_SECRET", "sk-secret")
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    before = {path: sorted(os.listdir(path)) for path in ("/", "/usr", str(tmp_path))}
+    code = (HOSTILE / name).read_text()
+    verdict = sandbox.run(program(code, **{"tests": "", **STYLES[style]}, style=style))
+    right = [case.output for case in verdict.cases if case.passed]
+    assert all(output == 5 or output.strip() == "5" for output in right)
+    assert verdict.passed == (len(right) == 3)
+    # A script that prints what it should is right, whatever it does besides; what it may do is the tier's to say.
+    assert not verdict.passed or CASES[name].get("accept_pass") or "pass" in CASES[name]["expected_verdict"], verdict
+    assert kept.read_text() == "kept"
+    assert {path: sorted(os.listdir(path)) for path in before} == before
+    assert not alive()
 
 
 def test_auto_takes_the_strongest_tier_that_holds():

@@ -74,7 +74,7 @@ class BwrapTier:
             return ruling.sandbox_error(f"the sandbox did not start: {error}", tier=self.name, gaps=self.gaps)
         ended = _of_the_program(ended)
         if is_out and ended.by == "exit":
-            return ruling.out_of_memory(ended, tier=self.name, gaps=self.gaps)
+            return ruling.out_of_memory(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
 
     def _run(self, program: Program, hash_seed: int, group: Group | None) -> Ended:

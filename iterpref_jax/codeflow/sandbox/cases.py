@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from iterpref_jax.codeflow.sandbox.verdict import FAILING, UNKNOWN, Case, CaseOu
 
 # number, status, error_type, message, last_frame, traceback, seconds, output
 CASE_FIELDS = 8
+# Addresses differ from run to run; equal runs must give equal records.
+ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 
@@ -34,14 +37,18 @@ def outcomes_of(events: Sequence[tuple[str, ...]]) -> tuple[CaseOutcome, ...]:
             CaseOutcome(
                 status=status,
                 error_type=error_type,
-                message=message,
+                message=without_addresses(message),
                 last_frame=last_frame,
-                traceback=traceback,
+                traceback=without_addresses(traceback),
                 seconds=float(seconds),
                 output=output,
             )
         )
     return tuple(found)
+
+
+def without_addresses(text: str) -> str:
+    return ADDRESS.sub("0x...", text)
 
 
 def compared(program: Program, verdict: Verdict) -> Verdict:

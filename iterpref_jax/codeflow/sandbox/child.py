@@ -51,17 +51,16 @@ def run_child(
 ) -> Ended:
     """Starts `command`, sends it `[token, report_fd, *request]` and returns once it is done, dead or stopped.
 
-    `case_limits` are the seconds after which it is stopped in each case that it reports (`request`).
-    It inherits `pass_fds` and nothing else. Starts by exec without a Python-level fork, so it is safe from threads of a
-    process that runs JAX. Raises OSError where the process cannot be started.
+    It inherits `pass_fds` and nothing else; `case_limits` are seconds per case (`request`). No Python-level fork is
+    made, so this is safe from threads of a process that runs JAX. Raises OSError where the process cannot be started.
     """
     token, run, began = secrets.token_hex(16), secrets.token_hex(16), time.monotonic()
     report, theirs = os.pipe()
     try:
+        request_line = harness.encode([token, str(theirs), *request])
         try:
             child = _start(command, {**env, MARKER: run}, cwd, [theirs, *pass_fds])
         finally:
-            request_line = harness.encode([token, str(theirs), *request])
             os.close(theirs)
         talk = _Talk(child, report, request_line, token, output_bytes, case_limits)
         try:
@@ -77,8 +76,7 @@ def run_child(
         events=tuple(talk.events),
         stderr_tail=talk.last_words,
         returncode=returncode,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
+        **dict(seconds=seconds, cpu_seconds=cpu_seconds),
     )
 
 
@@ -171,17 +169,14 @@ class _Talk:
         self._report_room -= len(data)
         if self._report_room < 0:
             return "output"
-        # What does not begin with the token is not waited for.
         self._buffer += data
-        if not self._buffer.startswith(self._token.encode()[: len(self._buffer)]):
-            return "tampered"
-        if b"\n" not in data:
-            return ""
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            if ended := self._event(bytes(line)):
-                return ended
-        return ""
+        if b"\n" in data:
+            *lines, self._buffer = self._buffer.split(b"\n")
+            for line in lines:
+                if ended := self._event(bytes(line)):
+                    return ended
+        # What does not begin with the token is not waited for.
+        return "" if self._buffer.startswith(self._token.encode()[: len(self._buffer)]) else "tampered"
 
     def _event(self, line: bytes) -> str:
         if not line.startswith(self._token.encode() + b"\t"):

@@ -114,7 +114,7 @@ def _judge(parts, report, free_reserve, style: str, sources: dict[str, str]) -> 
     driver, coverage = getattr(parts, f"{style}_style", None), getattr(parts, "line_coverage", None)
     if coverage:
         outcome.watch = coverage.watch
-    intact = _snapshot(driver.guarded(outcome) if driver else [])
+    intact = _snapshot(driver.guarded(parts, outcome) if driver else [])
     error = None
     try:
         if driver:

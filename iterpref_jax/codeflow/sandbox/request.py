@@ -14,7 +14,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 _PARTS = {
     "script": (),
     "unittest": ("unittest_style",),
-    "pytest": ("pytest_style",),
+    "pytest": ("unittest_style", "pytest_style"),
     "io": ("typed", "io_style"),
     "stdin": ("stdin_style",),
 }

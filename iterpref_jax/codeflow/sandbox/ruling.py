@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import signal
 
 from iterpref_jax.codeflow.sandbox import cases
@@ -15,8 +14,6 @@ DONE_FIELDS = 10
 # The other statuses are ours to say.
 SAYABLE = FAILING | {"pass", "no_tests", "tampered"}
 MISSING = "MissingPackage"
-# Addresses differ from run to run; equal runs must give equal records.
-ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}")
 
 
 def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -26,12 +23,16 @@ def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) ->
         message = f"{ended.events[0][-1]} is not there for the interpreter that runs the programs"
         return _cut(ended, "sandbox_error", MISSING, message, tier, gaps)
     try:
-        outcomes = cases.outcomes_of(ended.events[1 : -1 if ended.by == "done" else None])
+        outcomes = _outcomes(ended)
     except ValueError:
         return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
     if ended.by == "done":
         return _said(ended, outcomes, tier, gaps)
     return dataclasses.replace(_not_said(ended, names, cpu_s, tier, gaps), cases=outcomes)
+
+
+def _outcomes(ended: Ended) -> tuple[CaseOutcome, ...]:
+    return cases.outcomes_of(ended.events[1 : -1 if ended.by == "done" else None])
 
 
 def _not_said(ended: Ended, names: list[str], cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -47,9 +48,14 @@ def _not_said(ended: Ended, names: list[str], cpu_s: int, tier: str, gaps: tuple
     return _cut(ended, "early_exit", "EarlyExit", f"the process ended early: {_exit(ended)}", tier, gaps)
 
 
-def out_of_memory(ended: Ended, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
+def out_of_memory(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
     """The kernel killed the program, which had used up the memory of its group."""
-    return _cut(ended, "memory_limit", "MemoryLimit", "its processes and files took more than its memory", tier, gaps)
+    verdict = verdict_of(ended, cpu_s=cpu_s, tier=tier, gaps=gaps)
+    if verdict.status in ("tampered", "sandbox_error"):
+        return verdict
+    message = "its processes and files took more than its memory"
+    killed = _cut(ended, "memory_limit", "MemoryLimit", message, tier, gaps)
+    return dataclasses.replace(killed, cases=verdict.cases)
 
 
 def sandbox_error(message: str, *, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -71,9 +77,9 @@ def _said(ended: Ended, outcomes: tuple[CaseOutcome, ...], tier: str, gaps: tupl
     return Verdict(
         status=status,
         error_type=error_type,
-        message=ADDRESS.sub("0x...", message),
+        message=cases.without_addresses(message),
         last_frame=last_frame,
-        traceback=ADDRESS.sub("0x...", traceback),
+        traceback=cases.without_addresses(traceback),
         tests_run=counts[0],
         tests_passed=counts[1],
         seconds=ended.seconds,

@@ -133,6 +133,8 @@ def _wrong(harness, status: str, code: int, cpu_seconds: float, said: bytes) -> 
     spent = cpu_seconds > 0.9 * resource.getrlimit(resource.RLIMIT_CPU)[0]
     if code == -signal.SIGXCPU or (code == -signal.SIGKILL and spent):
         return ["timeout", "Timeout", "stopped at its limit of CPU time", "", ""]
+    if code == -signal.SIGKILL:
+        return ["memory_limit", "Killed", "killed, as for the memory of its group, or by itself", "", ""]
     if code < 0:
         return ["early_exit", "EarlyExit", f"the process ended early: {signal.Signals(-code).name}", "", ""]
     if code:

@@ -9,7 +9,7 @@ import sys
 import unittest
 
 
-def guarded(outcome) -> list:
+def guarded(_, outcome) -> list:
     """Returns what a program may not replace, after its comparisons have been made to look at their values."""
     _look_in_assert_equal(outcome.look)
     return [unittest.TestCase, unittest.TestSuite, unittest.suite.BaseTestSuite, unittest.TestResult]
