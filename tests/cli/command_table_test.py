@@ -28,6 +28,15 @@ OPTIONS = {
         "--recipe NAME",
         "--nll_norm {example,token,sum}",
     ],
+    "generate": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--out FOLDER",
+        "--tasks FILE",
+        "--from-samples N",
+        "--shard I/N",
+    ],
+    "merge": ["FOLDER", "-h, --help", "--out FOLDER"],
     "plan": [
         "-h, --help",
         "--config FILE[:ARG]",

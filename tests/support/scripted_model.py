@@ -31,7 +31,7 @@ def answer(text, sample):
         return f"<task>\nWrite add_{number}(a, b), which returns a + b + {number}.\n</task>"
     if "Write the tests" in text:
         return tests(number)
-    if "was run" in text or "it failed" in text:
+    if "it failed" in text:
         again = "NameError" in text
         return program(number, "wrong" if number % 10 == 9 or again else "")
     if text.startswith("Solve this task"):
@@ -48,3 +48,8 @@ def answer(text, sample):
 
 def behave(request):
     return llm_server.say(answer(request.text, None))
+
+
+def behave_by_seed(request):
+    """Of several programs for one task, those with an odd seed are wrong."""
+    return llm_server.say(answer(request.text, request.body["seed"]))

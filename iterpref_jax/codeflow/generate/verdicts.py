@@ -20,6 +20,7 @@ class Verdicts:
 
     def __init__(self, sandbox: Sandbox, journal: Journal, pool: concurrent.futures.Executor):
         self._sandbox, self._journal, self._pool = sandbox, journal, pool
+        self._running: dict[str, concurrent.futures.Future[Verdict]] = {}
 
     async def of(self, program: Program, *, check_flaky: bool = False) -> Verdict:
         """Returns the verdict on a program, the journal's if it was run before.
@@ -32,7 +33,13 @@ class Verdicts:
         known = self._journal.get(VERDICT, key)
         if known is not None:
             return _from_json(known)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, program, check_flaky, key)
+        # Equal programs at the same time (samples are often equal) are one run.
+        if key not in self._running:
+            self._running[key] = self._pool.submit(self._judge, program, check_flaky, key)
+        try:
+            return await asyncio.wrap_future(self._running[key])
+        finally:
+            self._running.pop(key, None)
 
     def _judge(self, program: Program, check_flaky: bool, key: str) -> Verdict:
         verdict = self._sandbox.run(program, check_vacuous=True, check_flaky=check_flaky)

@@ -1,0 +1,83 @@
+"""From answers to values: what is taken, and what the model is told about the rest."""
+
+import ast
+
+import pytest
+
+from iterpref_jax.codeflow.generate import answers
+
+CODE = '''
+import os
+LIMIT: int = 3
+
+class Box:
+    """Holds."""
+    size = 1
+    def get(self, n: int = 2) -> int:
+        return n
+    def _own(self):
+        pass
+
+async def load(x):
+    return x
+'''
+
+
+def test_the_interface_is_signatures_and_docstrings_without_bodies():
+    said = answers.interface(CODE)
+    tree = ast.parse(said)
+    assert [type(node).__name__ for node in tree.body] == ["AnnAssign", "ClassDef", "AsyncFunctionDef"]
+    assert "Holds." in said
+    assert "def get(self, n: int=2) -> int" in said
+    assert "return" not in said
+    assert "_own" not in said
+
+
+def test_the_interface_of_a_broken_program_is_the_lines_that_begin_definitions():
+    assert answers.interface("def f(x):\n    return (\nclass A:\n    pass") == "def f(x):\nclass A:"
+
+
+def test_tests_must_parse_check_enough_and_leave_the_programs_names_alone():
+    parse = answers.test_writer("def f(x):\n    return x\n", 2)
+    assert parse("```python\nassert f(1) == 1\nassert f(2) == 2\n```") == "assert f(1) == 1\nassert f(2) == 2\n"
+    with pytest.raises(ValueError, match="hold 1 checks; write at least 2"):
+        parse("```python\nassert f(1) == 1\n```")
+    with pytest.raises(ValueError, match="define f again"):
+        parse("```python\ndef f(x):\n    return x\nassert f(1)\nassert f(2)\n```")
+    with pytest.raises(ValueError, match="no Python"):
+        parse("```python\nassert f(1 ==\n```")
+
+
+def test_checks_are_counted_in_every_style():
+    tree = ast.parse("assert x\nself.assertEqual(a, b)\nwith pytest.raises(E):\n    f()\nprint(assertion)")
+    assert answers.count_checks(tree) == 3
+
+
+def test_a_program_that_was_cut_off_is_no_program_but_a_wrong_one_is():
+    with pytest.raises(ValueError, match="cut off"):
+        answers.program("```python\ndef f(x):\n    return (x +")
+    assert answers.program("```python\ndef f(x) return x\n```") == "def f(x) return x\n"
+
+
+@pytest.mark.parametrize("text", ["no tags", "<task> </task>", "<task>" + "x" * 9000 + "</task>"])
+def test_an_instruction_must_stand_between_tags_and_be_of_a_size(text):
+    with pytest.raises(ValueError, match=r"no task|characters"):
+        answers.instruction(text)
+
+
+def test_of_several_tasks_the_last_counts():
+    assert answers.instruction("<task>draft</task> better: <task>\nfinal\n</task>") == "final"
+
+
+@pytest.mark.parametrize("score", ["0", "6", "true", "4.5", '"5"', "null"])
+def test_a_score_is_a_whole_number_from_one_to_five(score):
+    with pytest.raises(ValueError, match="whole number from 1 to 5"):
+        answers.scores('{"correctness": 5, "completeness": 5, "consistency": ' + score + "}")
+
+
+def test_judgements_are_read_out_of_prose():
+    assert answers.differ('I think {"differ_in_logic": false, "reason": "names"} is right.') is False
+    with pytest.raises(ValueError, match="must be true or false"):
+        answers.differ('{"differ_in_logic": "yes"}')
+    with pytest.raises(ValueError, match="no JSON object"):
+        answers.differ("[1]")
