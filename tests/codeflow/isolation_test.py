@@ -128,27 +128,27 @@ STYLES = {
     },
     "pytest": {"tests": "from solution import add\ndef test_add(tmp_path): assert add(2, 3) == 5\n"},
     "io": {"entry_point": "add", "cases": (Case(inputs=(2, 3), expected=5),) * 3},
-    "stdin": {
-        "cases": (Case(inputs="2 3\n", expected="5\n"),) * 3,
-        "setup": "import atexit\natexit.register(lambda: print(add(*map(int, input().split()))))\n",
-    },
+    "stdin": {"cases": (Case(inputs="2 3\n", expected="5\n"),) * 3},
 }
+
+
+def styled(code, style):
+    """A program of this style whose function `add` is judged."""
+    call = "\nprint(add(*map(int, input().split())))\n" if style == "stdin" else ""
+    return program(code + call, **{"tests": "", **STYLES[style]}, style=style)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_tells_right_from_wrong(sandbox, style):
-    right = program("def add(a, b):\n    return a + b\n", **{"tests": "", **STYLES[style]}, style=style)
-    verdict = sandbox.run(right, check_flaky=True)
+    verdict = sandbox.run(styled("def add(a, b):\n    return a + b\n", style), check_flaky=True)
     assert (verdict.status, verdict.message) == ("pass", "")
-    verdict = sandbox.run(dataclasses.replace(right, code="def add(a, b):\n    return a - b\n"))
-    assert verdict.status == "fail"
+    assert sandbox.run(styled("def add(a, b):\n    return a - b\n", style)).status == "fail"
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_memory_is_limited_in_every_style(sandbox, style):
     code = "def add(a, b):\n    return [bytearray(b'x' * (64 << 20)) for _ in range(16)] and a + b\n"
-    verdict = sandbox.run(program(code, **{"tests": "", **STYLES[style]}, style=style))
-    assert verdict.status == "memory_limit"
+    assert sandbox.run(styled(code, style)).status == "memory_limit"
 
 
 @pytest.mark.slow
@@ -159,8 +159,7 @@ def test_a_hostile_solution_passes_no_case_that_it_does_not_answer(sandbox, name
     kept = tmp_path / "kept"
     kept.write_text("kept")
     before = {path: sorted(os.listdir(path)) for path in ("/", "/usr", str(tmp_path))}
-    code = (HOSTILE / name).read_text()
-    verdict = sandbox.run(program(code, **{"tests": "", **STYLES[style]}, style=style))
+    verdict = sandbox.run(styled((HOSTILE / name).read_text(), style))
     right = [case.output for case in verdict.cases if case.passed]
     assert all(output == 5 or output.strip() == "5" for output in right)
     assert verdict.passed == (len(right) == 3)

@@ -9,6 +9,9 @@ The tiers `bwrap` and `bwrap+cgroup` isolate: no file, process, variable or netw
 namespaces and what attacks on kernels begin with are refused, the whole process tree dies with the run, and with a
 cgroup memory is limited for the group. Whether a tier holds is tried on the machine before it is used (`probe`).
 
+Programs with cases (styles "io" and "stdin") are sent inputs alone and answer with outputs, which are compared out
+here: there is nothing to forge. Tests in the program's own process ("script", "unittest", "pytest") deserve less trust.
+
 Not covered: `rlimit` leaves a *hostile* program the user's files, network and processes (`Verdict.gaps` lists what a
 tier does not stop), so it is refused without `allow_unsafe`. In every tier, tests in the same process as the program
 cannot be forge-proof: a program that walks the frames finds the token. No tier stops a fault of the kernel itself.

@@ -6,7 +6,6 @@ Standard library only; no import of ours.
 from __future__ import annotations
 
 import sys
-import threading
 
 # From Python 3.12 on: a line costs one call, once.
 _monitoring = getattr(sys, "monitoring", None)
@@ -54,6 +53,8 @@ def _trace(filename: str) -> None:
 
     def enter(frame, event, _):
         return note if frame.f_code.co_filename == filename else None
+
+    import threading
 
     sys.settrace(enter)
     threading.settrace(enter)
