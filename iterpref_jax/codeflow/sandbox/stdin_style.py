@@ -69,8 +69,9 @@ class _Fork:
             for fd in (stdin, stdout, said):
                 os.close(fd)
         else:
-            # Its own group, to be killed as one.
-            os.setsid()
+            # Its own group, to be killed as one; a tier may keep all of a run in its own group instead.
+            with contextlib.suppress(PermissionError):
+                os.setsid()
             _take_over(stdin, stdout, said)
 
     def until_its_end(self, harness, wall_s: float, output_bytes: int) -> list[str]:
