@@ -229,6 +229,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     serve.max_waiting = 256  # completions, beside those that run; more are refused
     serve.grace_s = 10  # for running requests, when the server is told to end
 
+    config.rounds = rounds = ml_collections.ConfigDict()
+    rounds.count = 3
+    # The command of another server than our own: "vllm serve {model} --port {port} --served-model-name {name}"
+    rounds.serve = ""
+    rounds.start_s = 1800.0  # until the server answers
+
     config.hosts = hosts = ml_collections.ConfigDict()
     hosts.start_timeout_s = 300  # for all processes to come
     hosts.vanished_after_s = 60  # without a sign of life of one process the others end, at most a tenth later

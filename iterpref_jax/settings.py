@@ -32,6 +32,7 @@ SECTIONS = {
     "hosts": ("iterpref_jax.parallel.host_settings", "HostsSettings"),
     "compile": ("iterpref_jax.train.compile_cache", "CompileSettings"),
     "decode": ("iterpref_jax.decode.request", "SamplerSettings"),
+    "rounds": ("iterpref_jax.rounds.run", "RoundsSettings"),
     "serve": ("iterpref_jax.serve.scheduler", "ServeSettings"),
     "plan": ("iterpref_jax.plan.settings", "PlanSettings"),
 }

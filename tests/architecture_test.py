@@ -22,6 +22,8 @@ ARROWS = {
     "data": ("codeflow", "objectives.weights"),
     "decode": ("models", "parallel"),
     "serve": ("decode", "models"),
+    # Every stage is a process of its own.
+    "rounds": (),
     "train": ("data", "models", "ops", "objectives", "parallel"),
     "doctor": ("data", "models", "objectives", "parallel", "train"),
     "plan": ("data", "models", "ops", "objectives", "parallel", "train"),

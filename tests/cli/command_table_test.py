@@ -37,6 +37,7 @@ OPTIONS = {
         "--shard I/N",
     ],
     "merge": ["FOLDER", "-h, --help", "--out FOLDER"],
+    "rounds": ["-h, --help", "--config FILE[:ARG]", "--out FOLDER", "--tasks FILE"],
     "plan": [
         "-h, --help",
         "--config FILE[:ARG]",

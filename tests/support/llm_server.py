@@ -132,7 +132,8 @@ class Server:
         self.most_running = max(self.running, self.most_running)
         try:
             request = await self.read(reader)
-            await self.behave(request)(request, writer)
+            # What asks whether a server is there, asks for its models.
+            await (self.behave(request)(request, writer) if request else head(writer, 200))
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -142,6 +143,8 @@ class Server:
 
     async def read(self, reader):
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        if first.startswith("GET"):
+            return None
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         request = Request(first.split()[1], headers, body)

@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import signal
+import sys
 
 from tests.support import llm_server
 
@@ -53,3 +55,9 @@ def behave(request):
 def behave_by_seed(request):
     """Of several programs for one task, those with an odd seed are wrong."""
     return llm_server.say(answer(request.text, request.body["seed"]))
+
+
+if __name__ == "__main__":
+    # As a server command: `python -m tests.support.scripted_model PORT`.
+    with llm_server.serving(behave, port=int(sys.argv[1])):
+        signal.sigwait({signal.SIGTERM})

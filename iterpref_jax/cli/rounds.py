@@ -1,0 +1,37 @@
+"""`iterpref rounds`: the model writes and debugs programs, learns from its own pairs, and starts again, stronger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iterpref_jax import settings
+from iterpref_jax.cli import options
+from iterpref_jax.errors import UserError
+from iterpref_jax.progress import say
+from iterpref_jax.rounds import run as running
+from iterpref_jax.rounds.stages import sigterm_interrupts
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = options.parser("rounds", __doc__)
+    options.add_config(arguments)
+    arguments.add_argument(
+        "--out", required=True, metavar="FOLDER", help="the rounds' folder; the same command resumes"
+    )
+    arguments.add_argument("--tasks", default="", metavar="FILE", help="tasks of your own, as for generate")
+    chosen, overrides = options.parse(arguments, argv)
+    config = settings.load_config(chosen.config, overrides)
+    asked = settings.read_section(config, "rounds")
+    # Every section that a stage will read is looked at before the first one begins.
+    for section in ("sandbox", "build", "decode", "serve"):
+        settings.read_section(config, section)
+    seed = settings.read_section(config, "generate").seed
+    model, _ = settings.read_model(config)
+    if not model.path:
+        raise UserError("model.path is empty: name the folder of the model that begins, --config.model.path=DIR")
+    words = (f"--config={chosen.config}", *(f"--config.{override}" for override in overrides))
+    first = running.Asked(words=words, model=model.path, seed=seed, tasks=chosen.tasks)
+    with sigterm_interrupts():
+        running.run(Path(chosen.out), first, asked)
+    say(f"what every round came to: {Path(chosen.out) / running.PAGE}")

@@ -1,0 +1,84 @@
+"""Steps of a round as processes of their own, each of which is done once; memory is given back between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from iterpref_jax.errors import UserError
+from iterpref_jax.progress import say
+
+
+class Stages:
+    """The stages of one round: `FOLDER/done/NAME.json` holds the command of each that has ended well."""
+
+    def __init__(self, folder: Path, title: str):
+        self._folder, self._title = folder, title
+
+    def is_done(self, name: str, command: Sequence[str]) -> bool:
+        """Whether a stage has ended before; raises UserError if that was another command."""
+        marker = self._marker(name)
+        if not marker.exists():
+            return False
+        before = json.loads(marker.read_text(encoding="utf-8"))
+        changed = [word for word in (*before, *command) if (word in before) != (word in command)]
+        if changed:
+            raise UserError(
+                f"{marker}: the stage {name} was done with other words ({shlex.join(changed)}); take them back, delete "
+                f"this file and what the stage wrote, or work in another folder"
+            )
+        return True
+
+    def run(self, name: str, command: Sequence[str], result: Path, known_as: Sequence[str] = ()) -> None:
+        """Runs a stage unless it is done; it must leave `result`. It is remembered as `known_as` (default: `command`).
+
+        Raises:
+            UserError: it failed; what it said stands above.
+            KeyboardInterrupt: it was stopped and keeps what it has.
+        """
+        known_as = known_as or command
+        if self.is_done(name, known_as):
+            return
+        say(f"{self._title}: {name}: {shlex.join(command)}")
+        status = _wait(command)
+        if status:
+            raise UserError(
+                f"{self._title}: {name} ended with status {status}; mend that and run the same command again"
+            )
+        # `train` ends well when it is told to stop.
+        if not result.exists():
+            raise KeyboardInterrupt
+        marker = self._marker(name)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        part = marker.with_suffix(".part")
+        part.write_text(json.dumps(list(known_as)), encoding="utf-8")
+        part.replace(marker)
+
+    def _marker(self, name: str) -> Path:
+        return self._folder / "done" / f"{name}.json"
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(command: Sequence[str]) -> int:
+    # In a session of its own, so that Ctrl-C reaches it once: from us.
+    running = subprocess.Popen(command, start_new_session=True)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        running.terminate()
+        running.wait()
+        raise

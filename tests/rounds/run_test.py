@@ -1,0 +1,138 @@
+"""`iterpref rounds`: two rounds with real training, and what stops them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import transformers
+
+from iterpref_jax.errors import UserError
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.hf_config import from_hf
+from iterpref_jax.models.transformer import init_params
+from iterpref_jax.rounds.run import RoundsSettings, as_markdown
+from tests.data import tiny
+from tests.support.runs import ROOT, command, environment
+
+SCRIPTED = f"{sys.executable} -m tests.support.scripted_model {{port}} {{model}} {{name}}"
+SETTINGS = {
+    "rounds.count": 2,
+    "rounds.serve": SCRIPTED,
+    "sandbox.tier": "rlimit",
+    "sandbox.allow_unsafe": True,
+    "generate.tasks": 24,
+    "build.eval_fraction": 0.3,
+    "build.workers": 0,
+    "model.compute.compute_dtype": "float32",
+    "rows.tokens": 512,
+    "rows.rows_per_microbatch": 1,
+    "train.global_batch": 2,
+    "train.epochs": 0.0,
+    "train.steps": 2,
+    "train.checkpoint_every": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of random weights with a tokenizer that has a chat template."""
+    found = tmp_path_factory.mktemp("model") / "tiny-model"
+    empty = transformers.Qwen2Tokenizer(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = empty.train_new_from_iterator(tiny.CORPUS, 400, show_progress=False)
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>", "<|im_end|>")
+    tokenizer.save_pretrained(found)
+    shape = dict(
+        model_type="qwen2", vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=True,
+    )  # fmt: skip
+    config = from_hf(shape)
+    params = init_params(config, 0, "float32")
+    hf_checkpoint.save(str(found), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
+    return found
+
+
+def words(model, out, **changes):
+    settings = SETTINGS | {"model.path": model, "build.text.tokenizer": model} | changes
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    return command("rounds", f"--config={ROOT / 'configs' / 'base.py'}", f"--out={out}", *flags)
+
+
+def rounds(model, out, cache, **changes):
+    pipes = dict(capture_output=True, text=True)
+    return subprocess.run(words(model, out, **changes), env=environment(cache), cwd=ROOT, check=False, **pipes)
+
+
+@pytest.mark.slow
+def test_every_round_writes_with_the_model_of_the_one_before_and_stopped_ones_go_on(model, tmp_path, cache):
+    out = tmp_path / "out"
+    running = subprocess.Popen(words(model, out), env=environment(cache), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / "round-001" / "train" / "config.json").exists():
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(120) == 130
+    assert not (out / "round-002").exists()
+
+    ended = rounds(model, out, cache)
+    assert ended.returncode == 0, ended.stderr
+    assert "round 1 of 2: generate" not in ended.stderr
+    lines = json.loads((out / "rounds.json").read_text())
+    assert [line["from"] for line in lines] == [str(model), str(out / "round-001" / "model")]
+    assert all(line["pairs"] > 2 and line["passed"] > line["passed_first"] for line in lines)
+    first, second = ((out / name / "generation" / "pairs.jsonl").read_text() for name in ("round-001", "round-002"))
+    assert not set(first.splitlines()) & set(second.splitlines())
+    config = json.loads((out / "round-002" / "train" / "config.json").read_text())
+    assert config["model"]["path"] == str(out / "round-001" / "model")
+    transformers.AutoModelForCausalLM.from_pretrained(out / "round-002" / "model")
+
+    again = rounds(model, out, cache)
+    assert again.returncode == 0
+    assert not re.search("round . of 2: (generate|build|train|export)", again.stderr)
+    changed = rounds(model, out, cache, **{"generate.temperature": 0.5})
+    assert changed.returncode == 1
+    assert "the stage generate was done with other words (--config.generate.temperature=0.5)" in changed.stderr
+
+
+@pytest.mark.slow
+def test_a_model_that_writes_no_program_ends_the_round_with_what_to_do(model, tmp_path, cache):
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(json.dumps({"task_id": "a", "instruction": "Write f(x).", "test_code": "assert f(1) == 1"}) + "\n")
+    changes = {"rounds.serve": "", "decode.slots": 2, "decode.context": 1024, "decode.chunk": 8}
+    changes |= {"generate.max_tokens": 16, "endpoint.concurrency": 2}
+    command_line = [*words(model, tmp_path / "out", **changes)]
+    # Our own server answers; random weights write no Python.
+    command_line[-1] = command_line[-1].replace("['rounds',", f"['rounds', '--tasks={tasks}',")
+    ended = subprocess.run(command_line, env=environment(cache), cwd=ROOT, check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "no pair came out of this round" in ended.stderr
+    report = json.loads((tmp_path / "out" / "round-001" / "generation" / "report.json").read_text())
+    assert report["ends"].keys() <= {"malformed", "never_passed"}
+
+
+def test_a_server_that_ends_at_once_is_named_with_what_it_said(model, tmp_path, cache):
+    broken = f"{sys.executable} -c 'import sys;sys.exit(\"no card {{port}} {{model}} {{name}}\")'"
+    ended = rounds(model, tmp_path, cache, **{"rounds.serve": broken})
+    assert ended.returncode == 1
+    assert re.search("the server ended with status 1: no card", ended.stderr)
+    shutil.rmtree(tmp_path)
+
+
+def test_a_server_command_needs_all_places():
+    with pytest.raises(UserError, match=r"lacks \{name\}"):
+        RoundsSettings(count=1, serve="vllm serve {model} --port {port}", start_s=1.0)
+
+
+def test_the_table_gives_shares_of_judged_tasks():
+    line = {"round": 1, "from": "base", "tasks": 10, "judged": 8, "passed_first": 2, "passed": 6, "pairs": 3}
+    assert "| 1 | base | 10 | 25.0% | 75.0% | 3 |" in as_markdown([line])
