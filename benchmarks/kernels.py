@@ -35,8 +35,9 @@ from iterpref_jax.data.batch import RowBatch, empty_batch
 from iterpref_jax.data.layout import RowSettings, Tree, Weighting, lay_out, place
 from iterpref_jax.data.schema import Example, open_dataset
 from iterpref_jax.objectives.weights import find_recipe
-from iterpref_jax.ops.tree_attention import tree_attention, visible
+from iterpref_jax.ops.tree_attention import tree_attention
 from iterpref_jax.ops.tree_attention_gpu import tree_attention_cudnn
+from iterpref_jax.ops.tree_blocks import visible
 from iterpref_jax.parallel.mesh import ALL_DEVICES, make_mesh
 from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.parallel.topology import open_topology

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.ops.kept import ATTENTION
 from iterpref_jax.ops.tree_attention_cpu import tree_attention_cpu
-from iterpref_jax.ops.tree_blocks import MASKED
+from iterpref_jax.ops.tree_blocks import MASKED, visible
 
 IMPLEMENTATIONS = ("xla", "cpu", "tpu", "gpu")
 # The best implementation by the platform of a device (a GPU that is only compiled for calls itself cuda); else "xla".
@@ -25,22 +25,6 @@ _BEST = {"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu"}
 # triangle and to keep scores small, few enough to compile fast.
 MAX_BLOCKS = 8
 MIN_BLOCK = 128
-
-
-def visible(
-    visible_until_RT: jax.Array, depth_RT: jax.Array, window: int | None, *, start: int = 0, stop: int | None = None
-) -> jax.Array:
-    """Returns the mask [R, query, key] of the queries in columns start:stop and the keys in columns 0:stop.
-
-    j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one. A window counts positions in the
-    token's own branch (depth), not columns. The form is FlashMask's column range of a tree.
-    """
-    stop = visible_until_RT.shape[1] if stop is None else stop
-    query, key = jnp.arange(start, stop)[None, :, None], jnp.arange(stop)[None, None, :]
-    mask = (key <= query) & (query < visible_until_RT[:, None, :stop])
-    if window is not None:
-        mask &= depth_RT[:, start:stop, None] - depth_RT[:, None, :stop] < window
-    return mask
 
 
 def tree_attention(

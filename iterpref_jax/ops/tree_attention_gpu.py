@@ -20,8 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from iterpref_jax.ops.kept import ATTENTION
-from iterpref_jax.ops.tree_attention import visible
-from iterpref_jax.ops.tree_blocks import MASKED, TreeBlocks, Visits, tree_blocks
+from iterpref_jax.ops.tree_blocks import MASKED, TreeBlocks, Visits, tree_blocks, visible
 
 # The softmax is taken in powers of two, which the hardware computes directly.
 LOG2_E = math.log2(math.e)

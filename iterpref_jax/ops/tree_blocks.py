@@ -1,8 +1,8 @@
-"""Which blocks of a packed tree's attention mask hold anything: short lists that the kernels walk.
+"""What a query of a packed tree sees: the mask itself, and which blocks of it hold anything, for the kernels to walk.
 
-Letters: R row, T token, I query block, J key block. It costs one comparison per token and block (T * I), never a dense
-mask. All is exact but one thing: with a window, a block may be listed in which the mask turns out empty, where the
-query block also holds tokens of another branch that lie less deep.
+Letters: R row, T token, I query block, J key block. The lists cost one comparison per token and block (T * I), never a
+dense mask. All is exact but one thing: with a window, a block may be listed in which the mask turns out empty, where
+the query block also holds tokens of another branch that lie less deep.
 """
 
 from __future__ import annotations
@@ -35,6 +35,22 @@ class TreeBlocks(NamedTuple):
 
     keys_RIJ: Visits
     queries_RJI: Visits
+
+
+def visible(
+    visible_until_RT: jax.Array, depth_RT: jax.Array, window: int | None, *, start: int = 0, stop: int | None = None
+) -> jax.Array:
+    """Returns the mask [R, query, key] of the queries in columns start:stop and the keys in columns 0:stop.
+
+    j <= i < visible_until[j], and depth[i] - depth[j] < window if there is one. A window counts positions in the
+    token's own branch (depth), not columns. The form is FlashMask's column range of a tree.
+    """
+    stop = visible_until_RT.shape[1] if stop is None else stop
+    query, key = jnp.arange(start, stop)[None, :, None], jnp.arange(stop)[None, None, :]
+    mask = (key <= query) & (query < visible_until_RT[:, None, :stop])
+    if window is not None:
+        mask &= depth_RT[:, start:stop, None] - depth_RT[:, None, :stop] < window
+    return mask
 
 
 def in_whole_blocks(array_RT: jax.Array, block: int) -> jax.Array:
