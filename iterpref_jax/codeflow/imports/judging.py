@@ -1,0 +1,238 @@
+"""From candidates to trajectories: every version is run, and what comes out is believed, not what was recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from iterpref_jax.codeflow.imports import problems, stdin_script
+from iterpref_jax.codeflow.imports.candidates import STDIN, Candidate, Dropped, Item, State
+from iterpref_jax.codeflow.imports.report import ImportReport
+from iterpref_jax.codeflow.imports.stored_verdicts import StoredVerdicts, verdict_key
+from iterpref_jax.codeflow.inject import HASH_SEEDS
+from iterpref_jax.codeflow.records import Trajectory, Version
+from iterpref_jax.codeflow.sandbox import STYLES, Program, Sandbox, SandboxSettings, Verdict
+
+# Candidates whose runs share the workers.
+BATCH = 32
+Judged = tuple[State, Verdict]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """Failing versions and the passing one that ends them, before it has been confirmed."""
+
+    candidate: Candidate
+    failing: tuple[Judged, ...]
+    final: Judged
+
+
+class Judge:
+    """Runs programs that have no stored verdict yet, and stores what they get."""
+
+    def __init__(self, sandbox: Sandbox, stored: StoredVerdicts, settings: SandboxSettings):
+        self._sandbox, self._stored, self._settings = sandbox, stored, settings
+        self.known = self.ran = 0
+
+    def run_all(
+        self, programs: Sequence[Program], *, hash_seed: int = HASH_SEEDS[0], check_vacuous: bool = False
+    ) -> list[Verdict]:
+        """Returns the verdicts in the order of the programs; equal ones are run once."""
+        keys = {
+            program: verdict_key(program, self._settings, hash_seed=hash_seed, check_vacuous=check_vacuous)
+            for program in programs
+        }
+        verdicts = {program: verdict for program in keys if (verdict := self._stored.get(keys[program])) is not None}
+        missing = [program for program in keys if program not in verdicts]
+
+        def keep(index: int, verdict: Verdict) -> None:
+            # Our own failure is no verdict: the next start tries again.
+            if verdict.status != "sandbox_error":
+                self._stored.put(keys[missing[index]], verdict)
+
+        new = self._sandbox.run_all(missing, keep, check_vacuous=check_vacuous, hash_seed=hash_seed)
+        verdicts |= dict(zip(missing, new, strict=True))
+        self.known += len(keys) - len(missing)
+        self.ran += len(missing)
+        return [verdicts[program] for program in programs]
+
+
+def judge_items(items: Iterable[Item], judge: Judge, report: ImportReport) -> Iterator[tuple[Item, list[Trajectory]]]:
+    """Yields every item, in order, with the trajectories that it gave; fills `report`."""
+    names: set[str] = set()
+    seen: set[bytes] = set()
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, BATCH)):
+        histories = _histories([_other_style(item) for item in batch], judge, report)
+        outcomes = _confirmed(histories, judge)
+        for item, found in zip(batch, outcomes, strict=True):
+            kept = []
+            for outcome in found:
+                outcome = _new(outcome, seen)
+                if isinstance(outcome, History):
+                    kept.append(_trajectory(outcome, names))
+                    report.keep(kept[-1])
+                else:
+                    report.drop(outcome)
+            report.candidates += 1
+            yield item, kept
+
+
+def program_of(candidate: Candidate, code: str) -> Program:
+    """Returns what the sandbox runs for one version."""
+    if candidate.style == STDIN:
+        return stdin_script.stdin_program(code, candidate.tests)
+    return Program(code=code, tests=candidate.tests, setup=candidate.setup, style=candidate.style)
+
+
+def _other_style(item: Item) -> Item:
+    if isinstance(item, Candidate) and item.style not in (*STYLES, STDIN):
+        return Dropped(name=item.name, reason="other_style")
+    return item
+
+
+def _histories(items: Sequence[Item], judge: Judge, report: ImportReport) -> list[list[History | Dropped]]:
+    """Runs every version once and cuts the histories out of what passed and failed."""
+    candidates = [item for item in items if isinstance(item, Candidate)]
+    states = [_distinct(candidate) for candidate in candidates]
+    runs = [(candidate, state) for candidate, found in zip(candidates, states, strict=True) for state in found]
+    verdicts = iter(judge.run_all([program_of(candidate, state.code) for candidate, state in runs]))
+    outcomes: list[list[History | Dropped]] = []
+    found = iter(states)
+    for item in items:
+        if isinstance(item, Dropped):
+            outcomes.append([item])
+            continue
+        judged = [(state, next(verdicts)) for state in next(found)]
+        report.count_versions(item, judged)
+        outcomes.append(_cut(item, judged))
+    return outcomes
+
+
+def _distinct(candidate: Candidate) -> list[State]:
+    """The versions without repeats: the first of equal ones stays, but a final version stays at the end."""
+    *earlier, final = candidate.states
+    unique = {state.code: state for state in reversed(candidate.states)}
+    order = list(dict.fromkeys(state.code for state in candidate.states))
+    if candidate.order == "whole":
+        order = [*(code for code in order if code != final.code), final.code]
+    return [unique[code] for code in order]
+
+
+def _cut(candidate: Candidate, judged: Sequence[Judged]) -> list[History | Dropped]:
+    if candidate.order == "pool":
+        return _pairs_of_pool(candidate, judged)
+    if candidate.order == "whole":
+        end = len(judged) - 1
+        if not judged[end][1].passed:
+            return [Dropped(name=candidate.name, reason=_not_passed([judged[end][1]], "final_fails"))]
+    else:
+        end = next((index for index, (_, verdict) in enumerate(judged) if verdict.passed), -1)
+        if end < 0:
+            return [
+                Dropped(name=candidate.name, reason=_not_passed([verdict for _, verdict in judged], "never_passes"))
+            ]
+    failing = tuple((state, verdict) for state, verdict in judged[:end] if verdict.failed)
+    if not failing:
+        return [Dropped(name=candidate.name, reason="no_failing_version")]
+    return [History(candidate=candidate, failing=failing, final=judged[end])]
+
+
+def _not_passed(verdicts: Sequence[Verdict], failed: str) -> str:
+    """Why nothing passed: the tests check nothing, no run says anything, or the programs are wrong."""
+    if any(verdict.status == "no_tests" for verdict in verdicts):
+        return "vacuous"
+    return failed if any(verdict.failed for verdict in verdicts) else "unjudged"
+
+
+def _pairs_of_pool(candidate: Candidate, judged: Sequence[Judged]) -> list[History | Dropped]:
+    """Every right program with the nearest wrong one; a claim that the run refutes makes a program neither."""
+    right = [(state, verdict) for state, verdict in judged if verdict.passed and state.recorded is not False]
+    wrong = [(state, verdict) for state, verdict in judged if verdict.failed and state.recorded is not True]
+    if not right:
+        return [Dropped(name=candidate.name, reason=_not_passed([verdict for _, verdict in judged], "never_passes"))]
+    if not wrong:
+        return [Dropped(name=candidate.name, reason="no_failing_version")]
+    histories: list[History | Dropped] = []
+    for final in right:
+        nearest = max(wrong, key=lambda judged: problems.similarity(judged[0].code, final[0].code))
+        histories.append(History(candidate=candidate, failing=(nearest,), final=final))
+    return histories
+
+
+def _confirmed(outcomes: Sequence[list[History | Dropped]], judge: Judge) -> list[list[History | Dropped]]:
+    """Runs every final version with the other hash seeds, and once against a stub."""
+    histories = [outcome for found in outcomes for outcome in found if isinstance(outcome, History)]
+    # The stub of a program in a string is the program; that silence fails is seen from the cases already.
+    in_string = [history for history in histories if history.candidate.style == STDIN]
+    plain = [history for history in histories if history.candidate.style != STDIN]
+    first, *others = HASH_SEEDS[1:]
+    runs = [(plain, first, True), (in_string, first, False), *((histories, seed, False) for seed in others)]
+    reasons: dict[int, str] = {}
+    for chosen, hash_seed, check_vacuous in runs:
+        programs = [program_of(history.candidate, history.final[0].code) for history in chosen]
+        verdicts = judge.run_all(programs, hash_seed=hash_seed, check_vacuous=check_vacuous)
+        for history, verdict in zip(chosen, verdicts, strict=True):
+            if not verdict.passed:
+                reasons.setdefault(id(history), _unconfirmed(verdict))
+    return [
+        [
+            Dropped(name=outcome.candidate.name, reason=reasons[id(outcome)])
+            if isinstance(outcome, History) and id(outcome) in reasons
+            else outcome
+            for outcome in found
+        ]
+        for found in outcomes
+    ]
+
+
+def _unconfirmed(verdict: Verdict) -> str:
+    if verdict.status == "vacuous":
+        return "vacuous"
+    return "flaky" if verdict.failed else "unjudged"
+
+
+def _new(outcome: History | Dropped, seen: set[bytes]) -> History | Dropped:
+    if isinstance(outcome, Dropped):
+        return outcome
+    candidate = outcome.candidate
+    codes = [state.code for state, _ in (*outcome.failing, outcome.final)]
+    content = json.dumps([candidate.instruction, candidate.setup, candidate.tests, codes])
+    key = hashlib.sha256(content.encode()).digest()
+    if key in seen:
+        return Dropped(name=candidate.name, reason="duplicate")
+    seen.add(key)
+    return outcome
+
+
+def _trajectory(history: History, names: set[str]) -> Trajectory:
+    candidate = history.candidate
+    style = {} if candidate.style == "script" else {"style": candidate.style}
+    return Trajectory(
+        task_id=_unused(candidate.name, names),
+        source=candidate.source,
+        instruction=candidate.instruction,
+        test_code=candidate.tests,
+        setup_code=candidate.setup,
+        versions=tuple(_version(*judged) for judged in (*history.failing, history.final)),
+        meta={**candidate.meta, "task": candidate.task, "tier": history.final[1].tier, **style},
+    )
+
+
+def _version(state: State, verdict: Verdict) -> Version:
+    return Version(
+        code=state.code,
+        passed=verdict.passed,
+        error_type=None if verdict.passed else verdict.error_type,
+        stderr_tail=verdict.traceback,
+    )
+
+
+def _unused(name: str, names: set[str]) -> str:
+    numbered = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    chosen = next(other for other in numbered if other not in names)
+    names.add(chosen)
+    return chosen
