@@ -1,4 +1,4 @@
-"""`iterpref import`: debugging histories from data of others (repairs, submissions, traces, problems, git), verified."""
+"""`iterpref import`: verified debugging histories from repairs, submissions, traces, problems and repositories."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ def _say_report(report: ImportReport, out: Path) -> None:
     dropped = ", ".join(f"{reason} {count}" for reason, count in report.dropped.most_common()) or "none"
     say(f"{report.trajectories} trajectories of {report.candidates} candidates; dropped: {dropped}")
     if report.differed:
-        say(
-            f"{report.differed} versions got another verdict than the recorded one (of {report.agreed + report.differed})"
-        )
+        compared = report.agreed + report.differed
+        say(f"{report.differed} of {compared} versions got another verdict than the recorded one")
     say(f"{out / TRAJECTORIES} (report: {out / 'report.md'})")

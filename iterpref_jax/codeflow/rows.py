@@ -32,7 +32,8 @@ def read_rows(path: PathLike, *, allow_nan: bool = False) -> Iterator[tuple[str,
     """Yields `(place, row)` for every row of a JSON Lines, JSON (one array), CSV or Parquet file; `.gz` is transparent.
 
     `place` is "FILE, line 3" (JSON Lines) or "FILE, row 3" (the others), counted from 1, and begins an error message.
-    All values of a CSV file are strings, "" where a cell is empty. `allow_nan` takes NaN and Infinity, which are not JSON but stand in published benchmarks (MBPP+).
+    All values of a CSV file are strings, "" where a cell is empty. `allow_nan` takes NaN and Infinity, which are not
+    JSON but stand in published benchmarks (MBPP+).
 
     Raises:
       UserError: no such file, not UTF-8, malformed or repeated JSON, a row that is not an object, no row at all.

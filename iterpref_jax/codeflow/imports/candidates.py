@@ -1,4 +1,4 @@
-"""What a reader yields: a task with tests and versions that nobody has verified yet, or a named reason for having none."""
+"""What a reader yields: a task with tests and versions that nobody has verified, or why there is none."""
 
 from __future__ import annotations
 

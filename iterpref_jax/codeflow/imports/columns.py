@@ -1,4 +1,4 @@
-"""Columns by what they mean: each field has the names that published data sets give it, and the user may name another."""
+"""Columns by what they mean: each field has the names that data sets give it, and the user may name another."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from iterpref_jax.codeflow.imports import problems, stdin_script
 from iterpref_jax.codeflow.imports.candidates import STDIN, Candidate, Dropped, Item, State
@@ -33,8 +33,10 @@ class History:
 class Judge:
     """Runs programs that have no stored verdict yet, and stores what they get."""
 
-    def __init__(self, sandbox: Sandbox, stored: StoredVerdicts, settings: SandboxSettings):
-        self._sandbox, self._stored, self._settings = sandbox, stored, settings
+    def __init__(
+        self, sandbox: Sandbox, stored: StoredVerdicts, settings: SandboxSettings, on_run: Callable[[], None] = int
+    ):
+        self._sandbox, self._stored, self._settings, self._on_run = sandbox, stored, settings, on_run
         self.known = self.ran = 0
 
     def run_all(
@@ -52,11 +54,12 @@ class Judge:
             # Our own failure is no verdict: the next start tries again.
             if verdict.status != "sandbox_error":
                 self._stored.put(keys[missing[index]], verdict)
+            self.ran += 1
+            self._on_run()
 
         new = self._sandbox.run_all(missing, keep, check_vacuous=check_vacuous, hash_seed=hash_seed)
         verdicts |= dict(zip(missing, new, strict=True))
         self.known += len(keys) - len(missing)
-        self.ran += len(missing)
         return [verdicts[program] for program in programs]
 
 

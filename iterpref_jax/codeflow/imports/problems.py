@@ -1,4 +1,4 @@
-"""Form `problems`: tasks with many programs, right, wrong or unknown: CodeContests, LeetCodeDataset, samples of models."""
+"""Form `problems`: tasks with many programs: CodeContests, LeetCodeDataset, samples of models."""
 
 from __future__ import annotations
 

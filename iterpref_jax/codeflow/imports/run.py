@@ -9,7 +9,7 @@ import json
 import pathlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from iterpref_jax.codeflow import records
@@ -59,9 +59,10 @@ def import_files(
         _start_or_continue(out, plan, len(stored))
         found = ImportReport()
         with open_sandbox(sandbox_settings) as sandbox, progress("judging", total, "candidates") as advance:
-            judge = Judge(sandbox, stored, sandbox_settings)
+            # A batch may hold hundreds of runs.
+            judge = Judge(sandbox, stored, sandbox_settings, on_run=lambda: advance(0, _note(judge, found)))
             judged = judge_items(request.form.read(source), judge, found)
-            records.write_trajectories(out / TRAJECTORIES, _kept(judged, advance, found))
+            records.write_trajectories(out / TRAJECTORIES, _kept(judged, lambda: advance(1, _note(judge, found))))
         report.write(out, report.as_json(found, {"form": request.form.name, "inputs": plan["inputs"]}))
         say(f"{judge.ran} runs, {judge.known} known from before")
     return found
@@ -92,10 +93,14 @@ def _text(path: str) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def _kept(judged: Iterable[tuple[Item, list[Trajectory]]], advance: Any, found: ImportReport) -> Iterator[Trajectory]:
+def _kept(judged: Iterable[tuple[Item, list[Trajectory]]], on_item: Callable[[], None]) -> Iterator[Trajectory]:
     for _, trajectories in judged:
         yield from trajectories
-        advance(1, f"{found.trajectories} trajectories")
+        on_item()
+
+
+def _note(judge: Judge, found: ImportReport) -> str:
+    return f"{judge.ran} runs, {found.trajectories} trajectories"
 
 
 def _plan(request: Request, settings: ImportSettings, sandbox_settings: SandboxSettings) -> dict[str, Any]:

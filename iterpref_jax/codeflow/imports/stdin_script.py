@@ -1,4 +1,4 @@
-"""Cases of standard input and output as a script of the sandbox: the program runs once a case with its streams redirected.
+"""Cases of standard input and output as a script of the sandbox: the program runs once a case, its streams redirected.
 
 The program's text stands in a string, a line a line, so that line numbers in tracebacks are the program's.
 """

@@ -103,5 +103,4 @@ def _defined(code: str) -> set[str]:
     if tree is None:
         # What does not parse is a version too.
         return set(re.findall(r"^(?:async )?(?:def|class)[ \t]+(\w+)", code, re.MULTILINE))
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {node.name for node in tree.body if isinstance(node, kinds)}
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
