@@ -34,7 +34,11 @@ class Judge:
     """Runs programs that have no stored verdict yet, and stores what they get."""
 
     def __init__(
-        self, sandbox: Sandbox, stored: StoredVerdicts, settings: SandboxSettings, on_run: Callable[[], None] = int
+        self,
+        sandbox: Sandbox,
+        stored: StoredVerdicts,
+        settings: SandboxSettings,
+        on_run: Callable[[], None] = lambda: None,
     ):
         self._sandbox, self._stored, self._settings, self._on_run = sandbox, stored, settings, on_run
         self.known = self.ran = 0

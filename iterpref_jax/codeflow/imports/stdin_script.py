@@ -15,6 +15,11 @@ import io, os, sys
 from decimal import Decimal, InvalidOperation
 
 
+class Written(io.BytesIO):
+    def close(self):
+        pass  # What a program wrote is read after it has closed its output.
+
+
 def run_program(text):
     with open("stdin.txt", "w") as file:
         file.write(text)
@@ -22,12 +27,14 @@ def run_program(text):
     os.dup2(fd, 0)
     os.close(fd)
     streams = sys.stdin, sys.stdout
-    written = io.BytesIO()
+    written = Written()
     sys.stdin, sys.stdout = open(0, closefd=False), io.TextIOWrapper(written, write_through=True)
     try:
-        exec(compile(PROGRAM, "<code>", "exec", dont_inherit=True), {"__name__": "__main__"})
-    except SystemExit as end:
-        assert end.code in (None, 0), f"exit code {end.code}"
+        try:
+            exec(compile(PROGRAM, "<code>", "exec", dont_inherit=True), {"__name__": "__main__"})
+        except SystemExit as end:
+            assert end.code in (None, 0), f"exit code {end.code}"
+        sys.stdout.flush()
     finally:
         sys.stdin, sys.stdout = streams
     return written.getvalue().decode("utf-8", "backslashreplace")

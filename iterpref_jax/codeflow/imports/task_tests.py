@@ -88,9 +88,11 @@ def find_tests(row: rows.Row, columns: Columns, place: str, max_cases: int) -> T
     setup = _setup(row, columns, place)
     entry_point = columns.text(row, "entry_point", place)
     value = columns.value(row, "tests", place)
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = parsed(value, place)
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(value) + "\n"
-    if isinstance(value, str) and not value.lstrip().startswith(("{", "[")):
+    if isinstance(value, str):
         return _from_code(value, setup, entry_point, columns.text(row, "style", place))
     groups = [value, *(columns.value(row, name, place) for name in _CASE_FIELDS)]
     return _from_cases([parsed(group, place) for group in groups if group], setup, entry_point, place, max_cases)
