@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -56,8 +57,10 @@ def open_verdicts(path: str | os.PathLike[str]) -> Iterator[StoredVerdicts]:
         connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT) WITHOUT ROWID")
         yield StoredVerdicts(connection)
     except sqlite3.OperationalError as error:
-        if "locked" not in str(error):
-            raise
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise UserError(f"{path}: {error}; check the folder and its permissions") from error
         raise UserError(
             f"{path}: another process is importing into this folder; wait for it or name another"
         ) from error
