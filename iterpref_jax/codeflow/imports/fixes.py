@@ -30,7 +30,7 @@ FIELDS = (
             "after",
         ),
     ),
-    Field(name="declaration", aliases=("declaration", "signature_code")),
+    Field(name="declaration", aliases=("declaration", "prompt")),
     Field(name="language", aliases=("language", "lang")),
     Field(name="source", aliases=("source", "dataset")),
 )

@@ -10,7 +10,7 @@ from iterpref_jax.codeflow import rows
 from iterpref_jax.codeflow.imports import forms, problems, recorded
 from iterpref_jax.codeflow.imports.columns import Columns
 from iterpref_jax.errors import UserError
-from tests.codeflow.imports.importing import SETTINGS, codes, real, run_import, write
+from tests.codeflow.imports.importing import SETTINGS, codes, run_import, write
 
 RIGHT, WRONG = "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a - b\n"
 ADD = {"task_id": "add", "instruction": "Add.", "test_code": "assert add(1, 2) == 3\n"}
@@ -312,14 +312,3 @@ def test_csv_cells_may_hold_lines_and_rows_must_be_whole(tmp_path):
     assert list(rows.read_rows(path)) == [(f"{path}, row 1", {"a": "x\ny", "b": "1"})]
     with pytest.raises(UserError, match="row 1: it has more or fewer cells"):
         list(rows.read_rows(write(tmp_path / "b.csv", "a,b\n1\n")))
-
-
-def test_recorded_histories_get_their_recorded_verdicts(tmp_path):
-    import itertools
-
-    path = real("trajectories", "dev_sample.jsonl.gz")
-    some = [row for _, row in itertools.islice(rows.read_rows(path), 0, None, 40)]
-    found, report = run_import(tmp_path, "trajectories", some, wall_s=10.0, cpu_s=5)
-    assert len(found) == len(some)
-    assert report.differed == 0
-    assert report.agreed >= sum(map(len, ({version["code"] for version in row["versions"]} for row in some)))
