@@ -23,9 +23,10 @@ _FOLDERS_OF_TESTS = ("test", "tests", "testing")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Judge:
-    """Tests of the style "unittest" and where they come from: a path, or "doctest"."""
+    """Tests of a style of the sandbox's and where they come from: a path, or "doctest"."""
 
     tests: str
+    style: str
     origin: str
 
 
@@ -60,8 +61,8 @@ def _items(repository: Repository, commit: Commit, source: Source) -> Iterator[I
         if tree is None or judge is None:
             continue
         name = f"{_repository_name(repository.path)}/{change.path}@{commit.name[:12]}"
-        if reason := _reason(tree, judge):
-            yield Dropped(name=name, reason=reason)
+        if _imports_neighbours(tree):
+            yield Dropped(name=name, reason="not_self_contained")
             continue
         yield Candidate(
             name=name,
@@ -70,7 +71,7 @@ def _items(repository: Repository, commit: Commit, source: Source) -> Iterator[I
             instruction=_instruction(change.path, tree),
             setup=source.setup,
             tests=judge.tests,
-            style="unittest",
+            style=judge.style,
             states=(State(code=before), State(code=after)),
             order="whole",
             meta=_meta(commit, change, judge),
@@ -102,10 +103,10 @@ def _judge(repository: Repository, commit: Commit, change: Change, code: str, pa
         package = ".".join(path.split("/")[:-1])
         names = module_tests.imported(tree, package) & _module_names(change.path)
         if names:
-            tests = module_tests.as_module_tests(text, tree, names=names, package=package)
-            return _Judge(tests=tests or "", origin=path)
+            tests, style = module_tests.as_module_tests(text, tree, names=names, package=package)
+            return _Judge(tests=tests, style=style, origin=path)
     tests = module_tests.doctests(code)
-    return _Judge(tests=tests, origin="doctest") if tests else None
+    return _Judge(tests=tests, style="unittest", origin="doctest") if tests else None
 
 
 def _test_paths(path: str, paths: list[str]) -> list[str]:
@@ -132,11 +133,8 @@ def _module_names(path: str) -> set[str]:
     return {".".join(parts[start:]) for start in range(len(parts))}
 
 
-def _reason(tree: ast.Module, judge: _Judge) -> str:
-    if not judge.tests:
-        return "other_style"
-    is_relative = any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
-    return "not_self_contained" if is_relative else ""
+def _imports_neighbours(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def _instruction(path: str, tree: ast.Module) -> str:

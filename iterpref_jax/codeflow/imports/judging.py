@@ -6,19 +6,19 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from iterpref_jax.codeflow.imports import problems, stdin_script
+from iterpref_jax.codeflow.imports import problems
 from iterpref_jax.codeflow.imports.candidates import STDIN, Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.report import ImportReport
-from iterpref_jax.codeflow.imports.stored_verdicts import StoredVerdicts, verdict_key
+from iterpref_jax.codeflow.imports.runs import Finding, Judge, Subject
 from iterpref_jax.codeflow.inject import HASH_SEEDS
 from iterpref_jax.codeflow.records import Trajectory, Version
-from iterpref_jax.codeflow.sandbox import STYLES, Program, Sandbox, SandboxSettings, Verdict
+from iterpref_jax.codeflow.sandbox import STYLES
 
 # Candidates whose runs share the workers.
 BATCH = 32
-Judged = tuple[State, Verdict]
+Judged = tuple[State, Finding]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,43 +28,6 @@ class History:
     candidate: Candidate
     failing: tuple[Judged, ...]
     final: Judged
-
-
-class Judge:
-    """Runs programs that have no stored verdict yet, and stores what they get."""
-
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        stored: StoredVerdicts,
-        settings: SandboxSettings,
-        on_run: Callable[[], None] = lambda: None,
-    ):
-        self._sandbox, self._stored, self._settings, self._on_run = sandbox, stored, settings, on_run
-        self.known = self.ran = 0
-
-    def run_all(
-        self, programs: Sequence[Program], *, hash_seed: int = HASH_SEEDS[0], check_vacuous: bool = False
-    ) -> list[Verdict]:
-        """Returns the verdicts in the order of the programs; equal ones are run once."""
-        keys = {
-            program: verdict_key(program, self._settings, hash_seed=hash_seed, check_vacuous=check_vacuous)
-            for program in programs
-        }
-        verdicts = {program: verdict for program in keys if (verdict := self._stored.get(keys[program])) is not None}
-        missing = [program for program in keys if program not in verdicts]
-
-        def keep(index: int, verdict: Verdict) -> None:
-            # Our own failure is no verdict: the next start tries again.
-            if verdict.status != "sandbox_error":
-                self._stored.put(keys[missing[index]], verdict)
-            self.ran += 1
-            self._on_run()
-
-        new = self._sandbox.run_all(missing, keep, check_vacuous=check_vacuous, hash_seed=hash_seed)
-        verdicts |= dict(zip(missing, new, strict=True))
-        self.known += len(keys) - len(missing)
-        return [verdicts[program] for program in programs]
 
 
 def judge_items(items: Iterable[Item], judge: Judge, report: ImportReport) -> Iterator[tuple[Item, list[Trajectory]]]:
@@ -88,11 +51,9 @@ def judge_items(items: Iterable[Item], judge: Judge, report: ImportReport) -> It
             yield item, kept
 
 
-def program_of(candidate: Candidate, code: str) -> Program:
-    """Returns what the sandbox runs for one version."""
-    if candidate.style == STDIN:
-        return stdin_script.stdin_program(code, candidate.tests)
-    return Program(code=code, tests=candidate.tests, setup=candidate.setup, style=candidate.style)
+def subject_of(candidate: Candidate, code: str) -> Subject:
+    """Returns what is judged of one version."""
+    return Subject(style=candidate.style, setup=candidate.setup, tests=candidate.tests, code=code)
 
 
 def _other_style(item: Item) -> Item:
@@ -106,14 +67,16 @@ def _histories(items: Sequence[Item], judge: Judge, report: ImportReport) -> lis
     candidates = [item for item in items if isinstance(item, Candidate)]
     states = [_distinct(candidate) for candidate in candidates]
     runs = [(candidate, state) for candidate, found in zip(candidates, states, strict=True) for state in found]
-    verdicts = iter(judge.run_all([program_of(candidate, state.code) for candidate, state in runs]))
+    findings = iter(
+        judge.run_all([subject_of(candidate, state.code) for candidate, state in runs], hash_seed=HASH_SEEDS[0])
+    )
     outcomes: list[list[History | Dropped]] = []
     found = iter(states)
     for item in items:
         if isinstance(item, Dropped):
             outcomes.append([item])
             continue
-        judged = [(state, next(verdicts)) for state in next(found)]
+        judged = [(state, next(findings)) for state in next(found)]
         report.count_versions(item, judged)
         outcomes.append(_cut(item, judged))
     return outcomes
@@ -137,30 +100,30 @@ def _cut(candidate: Candidate, judged: Sequence[Judged]) -> list[History | Dropp
         if not judged[end][1].passed:
             return [Dropped(name=candidate.name, reason=_not_passed([judged[end][1]], "final_fails"))]
     else:
-        end = next((index for index, (_, verdict) in enumerate(judged) if verdict.passed), -1)
+        end = next((index for index, (_, finding) in enumerate(judged) if finding.passed), -1)
         if end < 0:
             return [
-                Dropped(name=candidate.name, reason=_not_passed([verdict for _, verdict in judged], "never_passes"))
+                Dropped(name=candidate.name, reason=_not_passed([finding for _, finding in judged], "never_passes"))
             ]
-    failing = tuple((state, verdict) for state, verdict in judged[:end] if verdict.failed)
+    failing = tuple((state, finding) for state, finding in judged[:end] if finding.failed)
     if not failing:
         return [Dropped(name=candidate.name, reason="no_failing_version")]
     return [History(candidate=candidate, failing=failing, final=judged[end])]
 
 
-def _not_passed(verdicts: Sequence[Verdict], failed: str) -> str:
+def _not_passed(findings: Sequence[Finding], failed: str) -> str:
     """Why nothing passed: the tests check nothing, no run says anything, or the programs are wrong."""
-    if any(verdict.status == "no_tests" for verdict in verdicts):
+    if any(finding.status == "no_tests" for finding in findings):
         return "vacuous"
-    return failed if any(verdict.failed for verdict in verdicts) else "unjudged"
+    return failed if any(finding.failed for finding in findings) else "unjudged"
 
 
 def _pairs_of_pool(candidate: Candidate, judged: Sequence[Judged]) -> list[History | Dropped]:
     """Every right program with the nearest wrong one; a claim that the run refutes makes a program neither."""
-    right = [(state, verdict) for state, verdict in judged if verdict.passed and state.recorded is not False]
-    wrong = [(state, verdict) for state, verdict in judged if verdict.failed and state.recorded is not True]
+    right = [(state, finding) for state, finding in judged if finding.passed and state.recorded is not False]
+    wrong = [(state, finding) for state, finding in judged if finding.failed and state.recorded is not True]
     if not right:
-        return [Dropped(name=candidate.name, reason=_not_passed([verdict for _, verdict in judged], "never_passes"))]
+        return [Dropped(name=candidate.name, reason=_not_passed([finding for _, finding in judged], "never_passes"))]
     if not wrong:
         return [Dropped(name=candidate.name, reason="no_failing_version")]
     histories: list[History | Dropped] = []
@@ -180,11 +143,11 @@ def _confirmed(outcomes: Sequence[list[History | Dropped]], judge: Judge) -> lis
     runs = [(plain, first, True), (in_string, first, False), *((histories, seed, False) for seed in others)]
     reasons: dict[int, str] = {}
     for chosen, hash_seed, check_vacuous in runs:
-        programs = [program_of(history.candidate, history.final[0].code) for history in chosen]
-        verdicts = judge.run_all(programs, hash_seed=hash_seed, check_vacuous=check_vacuous)
-        for history, verdict in zip(chosen, verdicts, strict=True):
-            if not verdict.passed:
-                reasons.setdefault(id(history), _unconfirmed(verdict))
+        subjects = [subject_of(history.candidate, history.final[0].code) for history in chosen]
+        findings = judge.run_all(subjects, hash_seed=hash_seed, check_vacuous=check_vacuous)
+        for history, finding in zip(chosen, findings, strict=True):
+            if not finding.passed:
+                reasons.setdefault(id(history), _unconfirmed(finding))
     return [
         [
             Dropped(name=outcome.candidate.name, reason=reasons[id(outcome)])
@@ -196,10 +159,10 @@ def _confirmed(outcomes: Sequence[list[History | Dropped]], judge: Judge) -> lis
     ]
 
 
-def _unconfirmed(verdict: Verdict) -> str:
-    if verdict.status == "vacuous":
+def _unconfirmed(finding: Finding) -> str:
+    if finding.status == "vacuous":
         return "vacuous"
-    return "flaky" if verdict.failed else "unjudged"
+    return "flaky" if finding.failed else "unjudged"
 
 
 def _new(outcome: History | Dropped, seen: set[bytes]) -> History | Dropped:
@@ -229,12 +192,12 @@ def _trajectory(history: History, names: set[str]) -> Trajectory:
     )
 
 
-def _version(state: State, verdict: Verdict) -> Version:
+def _version(state: State, finding: Finding) -> Version:
     return Version(
         code=state.code,
-        passed=verdict.passed,
-        error_type=None if verdict.passed else verdict.error_type,
-        stderr_tail=verdict.traceback,
+        passed=finding.passed,
+        error_type=None if finding.passed else finding.error_type,
+        stderr_tail=finding.traceback,
     )
 
 

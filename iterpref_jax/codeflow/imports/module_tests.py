@@ -42,19 +42,17 @@ def is_unittest(tree: ast.Module) -> bool:
     return any(base.endswith("TestCase") for base in bases)
 
 
-def as_module_tests(tests: str, tree: ast.Module, *, names: Iterable[str] = (), package: str = "") -> str | None:
-    """Returns tests of the style "unittest" that find the program under each of `names`, or None if pytest is needed.
+def as_module_tests(tests: str, tree: ast.Module, *, names: Iterable[str] = (), package: str = "") -> tuple[str, str]:
+    """Returns tests that find the program under each of `names`, and their style: "unittest", or "pytest" if need be.
 
     Plain test functions become methods of a test case.
     """
     functions = [] if is_unittest(tree) else plain_test_functions(tree)
-    if functions is None:
-        return None
     parts = ["".join(_prelude(names, package)), _after_future(tests)]
     if functions:
         methods = "".join(f"    {name} = staticmethod({name})\n" for name in functions)
         parts.append(f"\n\nimport unittest\n\n\nclass PlainTests(unittest.TestCase):\n{methods}")
-    return "".join(parts)
+    return "".join(parts), "pytest" if functions is None else "unittest"
 
 
 def doctests(code: str) -> str:

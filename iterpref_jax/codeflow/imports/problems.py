@@ -83,27 +83,28 @@ def _programs(value: Any, name: str, head: str, place: str) -> list[str]:
         return []
     if name == "samples":
         texts = value if isinstance(value, list) else [value]
-        return list(dict.fromkeys(whole_program(head, program_in(str(text))) for text in texts))
+        codes = [program_in(str(text)) for text in texts]
+        return list(dict.fromkeys(whole_program(head, code) for code in codes if code.strip()))
     codes = [code for language, code in _with_languages(value, place) if recorded.is_python_3(language)]
     return list(dict.fromkeys(whole_program(head, code) for code in codes))
 
 
 def _with_languages(value: Any, place: str) -> Iterator[tuple[Any, str]]:
-    if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
-        value = [value]
-    value = parsed(value, place)
+    is_code = isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+    value = [value] if is_code else parsed(value, place)
     if isinstance(value, Mapping):
-        codes = value.get("solution", value.get("code", []))
-        languages = value.get("language", ["python3"] * len(codes))
-        yield from zip(languages, codes, strict=True)
-        return
-    for item in value:
-        if isinstance(item, str):
-            yield "python3", item
-        elif isinstance(item, Mapping) and isinstance(code := item.get("solution", item.get("code")), str):
-            yield item.get("language", "python3"), code
-        else:
+        codes = value.get("solution", value.get("code"))
+        languages = value.get("language")
+        if not isinstance(codes, list) or (languages is not None and len(languages) != len(codes)):
+            raise UserError(f"{place}: wanted lists 'language' and 'solution' of one length, not {rows.shown(value)}")
+        value = [{"solution": code, "language": name} for code, name in zip(codes, languages or [None] * len(codes))]
+    for item in value if isinstance(value, list) else [value]:
+        about = item if isinstance(item, Mapping) else {"solution": item}
+        code = about.get("solution", about.get("code"))
+        if not isinstance(code, str):
             raise UserError(
                 f"{place}: a solution must be a string or an object with 'solution' (and 'language'), not "
                 f"{rows.shown(item)}"
             )
+        language = about.get("language")
+        yield "python3" if language is None else language, code

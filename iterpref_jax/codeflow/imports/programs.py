@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from iterpref_jax.codeflow import focus, sources
+from iterpref_jax.codeflow import extract, sources
 from iterpref_jax.codeflow.imports.task_tests import parse
 
 # What an agent runs or hands in; the tags of MINT, CodeAct and their kin.
@@ -29,15 +29,18 @@ def whole_program(head: str, body: str) -> str:
 
 
 def code_blocks(text: str) -> list[str]:
-    """Returns the programs that a message holds: what stands in tags, else its fenced blocks."""
+    """Returns the programs that a message holds: what stands in tags, else its fenced blocks of Python or no language."""
     tagged = [match[2] for match in _TAGGED.finditer(text)]
-    blocks = []
-    for part in tagged or [text]:
-        fenced = [part[start:end] for start, end in focus.fenced_spans(part)]
-        blocks += fenced or ([part] if tagged else [])
-    return [_MAGIC.sub("", block.strip("\n")) + "\n" for block in blocks if block.strip()]
+    found = []
+    for part in tagged or [text.replace("\r\n", "\n")]:
+        fenced = [block.text for block in extract.blocks(part) if block.language in ("", *extract.PYTHON)]
+        found += fenced or ([part] if tagged else [])
+    return [_MAGIC.sub("", code.strip("\n")) + "\n" for code in found if code.strip()]
 
 
 def program_in(text: str) -> str:
-    """Returns the longest block of an answer, or all of it where there is none: a sample may be bare code."""
-    return max(code_blocks(text), key=len, default=text)
+    """Returns the program of a sample: the fenced one of an answer, else all of it.
+
+    Bare code is left as it is: it may be the inside of a function, or wrong in that it does not parse.
+    """
+    return extract.code_of(text).code if extract.blocks(text) else text

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iterpref_jax.codeflow.imports.candidates import REASONS, Candidate, Dropped, State
+from iterpref_jax.codeflow.imports.runs import Finding
 from iterpref_jax.codeflow.records import Trajectory
-from iterpref_jax.codeflow.sandbox import Verdict
 
 # Names of what was dropped, by reason, and differing verdicts: all are counted, so many are listed.
 EXAMPLES = 20
@@ -53,15 +53,15 @@ class ImportReport:
         self.failing[len(trajectory.versions) - 1] += 1
         self.error_types.update(version.error_type or "" for version in trajectory.versions[:-1])
 
-    def count_versions(self, candidate: Candidate, judged: Iterable[tuple[State, Verdict]]) -> None:
-        for number, (state, verdict) in enumerate(judged):
-            self.statuses[verdict.status] += 1
-            if state.recorded is None or not (verdict.passed or verdict.failed):
+    def count_versions(self, candidate: Candidate, judged: Iterable[tuple[State, Finding]]) -> None:
+        for number, (state, finding) in enumerate(judged):
+            self.statuses[finding.status] += 1
+            if state.recorded is None or not (finding.passed or finding.failed):
                 continue
-            self.agreed += state.recorded is verdict.passed
-            self.differed += state.recorded is not verdict.passed
-            if state.recorded is not verdict.passed and len(self.differences) < DIFFERENCES:
-                said = f"{verdict.status} {verdict.error_type} {verdict.message[:200]}".rstrip()
+            self.agreed += state.recorded is finding.passed
+            self.differed += state.recorded is not finding.passed
+            if state.recorded is not finding.passed and len(self.differences) < DIFFERENCES:
+                said = f"{finding.status} {finding.error_type} {finding.message[:200]}".rstrip()
                 words = {True: "passes", False: "fails"}
                 difference = {
                     "name": candidate.name,

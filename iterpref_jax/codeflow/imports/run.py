@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from iterpref_jax.codeflow import records
-from iterpref_jax.codeflow.imports import git_repository, report, stored_verdicts
+from iterpref_jax.codeflow.endpoint import open_journal
+from iterpref_jax.codeflow.imports import git_repository, report, runs
 from iterpref_jax.codeflow.imports.candidates import Item
 from iterpref_jax.codeflow.imports.forms import Form
-from iterpref_jax.codeflow.imports.judging import Judge, judge_items
+from iterpref_jax.codeflow.imports.judging import judge_items
 from iterpref_jax.codeflow.imports.report import ImportReport
 from iterpref_jax.codeflow.imports.source import ImportSettings, Source
 from iterpref_jax.codeflow.imports.task_tests import read_tasks
@@ -27,7 +28,7 @@ from iterpref_jax.progress import progress, say
 
 TRAJECTORIES = "trajectories.jsonl"
 PLAN = "import.json"
-VERDICTS = "verdicts.sqlite"
+JOURNAL = "journal.sqlite"
 _BLOCK = 1 << 20
 
 
@@ -55,12 +56,12 @@ def import_files(
     # All input is read once before the long work, so that a bad row ends the import now.
     total = sum(1 for _ in request.form.read(source))
     out.mkdir(parents=True, exist_ok=True)
-    with stored_verdicts.open_verdicts(out / VERDICTS) as stored, _explained(out):
-        _start_or_continue(out, plan, len(stored))
+    with open_journal(out / JOURNAL) as journal, _explained(out):
+        _start_or_continue(out, plan, journal.counts().get(runs.KIND, 0))
         found = ImportReport()
         with open_sandbox(sandbox_settings) as sandbox, progress("judging", total, "candidates") as advance:
             # A batch may hold hundreds of runs.
-            judge = Judge(sandbox, stored, sandbox_settings, on_run=lambda: advance(0, _note(judge, found)))
+            judge = runs.Judge(sandbox, journal, sandbox_settings, on_run=lambda: advance(0, _note(judge, found)))
             judged = judge_items(request.form.read(source), judge, found)
             records.write_trajectories(out / TRAJECTORIES, _kept(judged, lambda: advance(1, _note(judge, found))))
         report.write(out, report.as_json(found, {"form": request.form.name, "inputs": plan["inputs"]}))
@@ -99,7 +100,7 @@ def _kept(judged: Iterable[tuple[Item, list[Trajectory]]], on_item: Callable[[],
         on_item()
 
 
-def _note(judge: Judge, found: ImportReport) -> str:
+def _note(judge: runs.Judge, found: ImportReport) -> str:
     return f"{judge.ran} runs, {found.trajectories} trajectories"
 
 
@@ -155,7 +156,7 @@ def _explained(out: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped: the verdicts are kept in {out / VERDICTS}; run the same command again to go on")
+        say(f"stopped: the verdicts are kept in {out / JOURNAL}; run the same command again to go on")
         raise
     finally:
         if in_main:

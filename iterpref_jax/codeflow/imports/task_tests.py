@@ -128,8 +128,8 @@ def _from_code(code: str, setup: str, entry_point: str, style: str) -> TaskTests
     in_module = module_tests.MODULE in module_tests.imported(tree, "")
     if in_module or module_tests.is_unittest(tree):
         wanted = code if in_module else f"from {module_tests.MODULE} import *\n{code}"
-        adapted = module_tests.as_module_tests(wanted, tree)
-        return TaskTests(code=adapted or code, setup=setup, style="pytest" if adapted is None else "unittest")
+        adapted, style = module_tests.as_module_tests(wanted, tree)
+        return TaskTests(code=adapted, setup=setup, style=style)
     return _as_script(code, tree, setup, entry_point)
 
 

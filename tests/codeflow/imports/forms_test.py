@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from iterpref_jax.codeflow import rows
-from iterpref_jax.codeflow.imports import forms, problems, recorded
+from iterpref_jax.codeflow.imports import forms, problems, recorded, task_tests
+from iterpref_jax.codeflow.imports.candidates import REASONS
 from iterpref_jax.codeflow.imports.columns import Columns
+from iterpref_jax.codeflow.imports.stdin_script import stdin_program
+from iterpref_jax.codeflow.sandbox import open_sandbox
 from iterpref_jax.errors import UserError
-from tests.codeflow.imports.importing import SETTINGS, codes, run_import, write
+from tests.codeflow.imports.importing import LIMITS, ROOT, SANDBOX, codes, run_import, write
 
 RIGHT, WRONG = "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a - b\n"
 ADD = {"task_id": "add", "instruction": "Add.", "test_code": "assert add(1, 2) == 3\n"}
@@ -60,7 +64,7 @@ def test_a_repair_that_does_not_pass_is_dropped_and_its_verdict_differs(tmp_path
         ({"buggy_code": RIGHT}, "one_version"),
         ({"buggy_code": RIGHT + "\n"}, "no_failing_version"),
         ({"language": "cpp"}, "other_language"),
-        ({"test_code": "import pytest\n\ndef test_add(monkeypatch):\n    assert add(1, 2) == 3\n"}, "other_style"),
+        ({"style": "nose"}, "other_style"),
         ({"test_code": "assert callable(add)\n", "buggy_code": "x = 1\n"}, "vacuous"),
         ({"test_code": "add(1, 2)\n", "buggy_code": "x = 1\n"}, "vacuous"),
         ({"fixed_code": "def add(a, b):\n    return a + b if hash('x') % 2 else 0\n"}, ("flaky", "final_fails")),
@@ -199,8 +203,8 @@ def test_cases_of_functions_become_calls_of_functions_or_methods(tmp_path):
 
 def test_only_the_chosen_number_of_solutions_is_run(tmp_path):
     row = {**ADD, "solutions": [RIGHT + "#\n" * n for n in range(5)], "incorrect_solutions": [WRONG]}
-    settings = type(SETTINGS)(max_solutions=2, max_cases=1)
-    found, report = run_import(tmp_path, "problems", [row], settings=settings)
+    limits = dataclasses.replace(LIMITS, max_solutions=2)
+    found, report = run_import(tmp_path, "problems", [row], limits=limits)
     assert len(found) == 2
     assert report.statuses == {"pass": 2, "fail": 1}
 
@@ -312,3 +316,70 @@ def test_csv_cells_may_hold_lines_and_rows_must_be_whole(tmp_path):
     assert list(rows.read_rows(path)) == [(f"{path}, row 1", {"a": "x\ny", "b": "1"})]
     with pytest.raises(UserError, match="row 1: it has more or fewer cells"):
         list(rows.read_rows(write(tmp_path / "b.csv", "a,b\n1\n")))
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "message"),
+    [
+        ("problems", {**ADD, "solutions": {"language": [3], "solution": []}}, "wanted lists 'language' and 'solution'"),
+        ("problems", {**ADD, "solutions": [1]}, "a solution must be a string or an object"),
+        ("problems", {**ECHO, "public_tests": {"input": ["1"], "output": []}}, "cases must be a list of objects"),
+        ("problems", {**ECHO, "public_tests": "{"}, "wanted a list or an object, or its JSON text"),
+        ("traces", {**ADD, "messages": {"role": "user"}}, "'messages' must be a list of messages"),
+        ("traces", {**ADD, "messages": ["hello"]}, "a message must be an object with 'role' and 'content'"),
+        ("traces", {**ADD, "implementations": [1]}, "'programs' must be a list of programs"),
+        ("fixes", {**FIX, "buggy_code": [1]}, "the field 'buggy' must be a string"),
+        ("fixes", {**FIX, "setup_code": 1}, "the field 'setup' must be a string or a list of lines"),
+        ("submissions", {**ADD, "user": 1, "code": "x", "time": "noon"}, "must be a number or an ISO date, not 'noon'"),
+        ("trajectories", {**ADD, "versions": []}, "the field 'versions' is empty"),
+    ],
+)
+def test_a_malformed_row_is_named_with_its_line(tmp_path, form, row, message):
+    with pytest.raises(UserError, match=f"in.jsonl, line 1.*{message}"):
+        run_import(tmp_path, form, [row])
+    assert not (tmp_path / "out").exists()
+
+
+def test_tests_that_need_pytest_are_said_to():
+    found = task_tests.find_tests(
+        {"test": "import pytest\n\ndef test_add(tmp_path):\n    assert add(1, 2) == 3\n"},
+        Columns(forms.find_form("fixes").fields, {}),
+        "",
+        max_cases=1,
+    )
+    assert found.style == "pytest"
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        ("import sys\nn = int(sys.stdin.readline())\nsys.stdout.write(str(2 * n))\n", True),
+        ("n = int(open(0).read())\nprint(2.0 * n)\n", True),
+        ("import sys\nn = int(sys.stdin.buffer.read())\nsys.stdout.buffer.write(b'%d  \\n' % (2 * n))\n", True),
+        ("import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(2 * int(input()))\n", True),
+        ("def main():\n    print(2 * int(input()))\n\nif __name__ == '__main__':\n    main()\n    exit()\n", True),
+        ("print(2 * int(input()))\nimport sys\nsys.exit(1)\n", False),
+        ("print(2 * int(input()), 0)\n", False),
+        ("print('nan')\n", False),
+        ("print(2 * int(input())\n", False),
+        ("n = int(input())\nprint(n)\nprint(n)\n", False),
+    ],
+)
+def test_programs_with_input_and_output_are_judged_by_what_they_print(code, passes):
+    cases = json.dumps([{"input": "2\n", "output": "4\n"}, {"input": "7\n", "output": "14\n"}])
+    with open_sandbox(SANDBOX) as sandbox:
+        assert sandbox.run(stdin_program(code, cases)).passed is passes
+
+
+def test_the_document_names_every_form_and_column():
+    text = (ROOT / "docs" / "import.md").read_text()
+    missing = [
+        alias
+        for form in forms.FORMS
+        for field in form.fields
+        for alias in (field.name, *field.aliases)
+        if f"`{alias}`" not in text
+    ]
+    assert missing == []
+    assert all(f"## `{form.name}`" in text for form in forms.FORMS)
+    assert all(f"`{reason.name}`" in text for reason in REASONS)

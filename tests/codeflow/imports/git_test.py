@@ -117,7 +117,6 @@ def test_merges_are_left_out_and_commits_on_branches_are_not(repository, tmp_pat
     ("code", "tests", "reason"),
     [
         ("from . import other\n\n" + RIGHT, TESTS, "not_self_contained"),
-        (RIGHT, "import pytest\n" + TESTS, "other_style"),
         ("import nowhere\n\n" + RIGHT, TESTS, "final_fails"),
     ],
 )

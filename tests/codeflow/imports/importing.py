@@ -9,16 +9,17 @@ import pathlib
 
 import pytest
 
+from iterpref_jax import settings
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.imports import forms
 from iterpref_jax.codeflow.imports.run import TRAJECTORIES, Request, import_files
 from iterpref_jax.codeflow.imports.source import ImportSettings
 from iterpref_jax.codeflow.sandbox import SandboxSettings
 
-SANDBOX = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=5.0, cpu_s=2, memory_mb=512, output_kb=256, workers=2
-)
-SETTINGS = ImportSettings(max_solutions=8, max_cases=50)
+ROOT = pathlib.Path(__file__).parents[3]
+UNSAFE = ("sandbox.tier=rlimit", "sandbox.allow_unsafe=True", "sandbox.wall_s=5.0", "sandbox.cpu_s=2")
+SANDBOX: SandboxSettings = settings.read_section(settings.load_config(str(ROOT / "configs/base.py"), UNSAFE), "sandbox")
+LIMITS = ImportSettings(max_solutions=8, max_cases=50)
 
 
 def write(path: pathlib.Path, rows) -> str:
@@ -28,7 +29,7 @@ def write(path: pathlib.Path, rows) -> str:
     return str(path)
 
 
-def run_import(folder: pathlib.Path, form: str, rows, *, tests=None, name="in.jsonl", settings=SETTINGS, **changes):
+def run_import(folder: pathlib.Path, form: str, rows, *, tests=None, name="in.jsonl", limits=LIMITS, **changes):
     """Imports rows (or the file or folder of a path) into `folder/out`; returns the trajectories and the report."""
     path = str(rows) if isinstance(rows, pathlib.Path) else write(folder / name, rows)
     request = Request(
@@ -39,7 +40,7 @@ def run_import(folder: pathlib.Path, form: str, rows, *, tests=None, name="in.js
         setup=changes.pop("setup", ""),
     )
     sandbox = dataclasses.replace(SANDBOX, **changes)
-    report = import_files(request, folder / "out", settings, sandbox)
+    report = import_files(request, folder / "out", limits, sandbox)
     text = (folder / "out" / TRAJECTORIES).read_text()
     return list(records.read_trajectories(folder / "out" / TRAJECTORIES)) if text else [], report
 

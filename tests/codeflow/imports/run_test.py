@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,8 +14,8 @@ import pytest
 
 from iterpref_jax import settings
 from iterpref_jax.__main__ import main
-from iterpref_jax.codeflow.imports import stored_verdicts
-from iterpref_jax.codeflow.imports.run import VERDICTS
+from iterpref_jax.codeflow.endpoint import open_journal
+from iterpref_jax.codeflow.imports.run import JOURNAL
 from iterpref_jax.codeflow.sandbox import Sandbox
 from iterpref_jax.data import schema
 from iterpref_jax.errors import UserError
@@ -88,7 +86,7 @@ def test_a_stopped_import_goes_on_with_the_same_command(tmp_path, number, capsys
     arguments = ["import", *UNSAFE, "--form=fixes", f"--in={path}"]
     command = [sys.executable, "-m", "iterpref_jax", *arguments, f"--out={tmp_path / 'out'}"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    known = tmp_path / "out" / f"{VERDICTS}-wal"
+    known = tmp_path / "out" / f"{JOURNAL}-wal"
     # A handful of verdicts: they are some hundred bytes each.
     while process.poll() is None and not (known.exists() and known.stat().st_size > 100_000):
         time.sleep(0.01)
@@ -124,16 +122,16 @@ def test_a_file_that_is_not_ours_is_not_replaced(tmp_path):
 def test_two_imports_into_one_folder_are_refused(tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        stored_verdicts.open_verdicts(tmp_path / "out" / VERDICTS),
-        pytest.raises(UserError, match="another process is importing into this folder"),
+        open_journal(tmp_path / "out" / JOURNAL),
+        pytest.raises(UserError, match="has this journal open"),
     ):
         run_import(tmp_path, "fixes", FIXES[:1])
 
 
-def test_damaged_verdicts_are_named(tmp_path):
+def test_a_damaged_journal_is_named(tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / VERDICTS).write_bytes(b"no database" * 1000)
-    with pytest.raises(UserError, match=r"cannot be read .*remove this file"):
+    (tmp_path / "out" / JOURNAL).write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match="the journal is damaged"):
         run_import(tmp_path, "fixes", FIXES[:1])
 
 
@@ -156,8 +154,8 @@ def test_a_failure_of_the_sandbox_is_not_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(Sandbox, "run", failing)
     _, report = run_import(tmp_path, "fixes", FIXES[:1])
     assert report.dropped == {"unjudged": 1}
-    with contextlib.closing(sqlite3.connect(tmp_path / "out" / VERDICTS)) as connection:
-        assert connection.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
+    with open_journal(tmp_path / "out" / JOURNAL) as journal:
+        assert journal.counts() == {}
     monkeypatch.setattr(Sandbox, "run", original)
     found, _ = run_import(tmp_path, "fixes", FIXES[:1])
     assert len(found) == 1
