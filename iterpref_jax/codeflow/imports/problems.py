@@ -94,10 +94,10 @@ def _with_languages(value: Any, place: str) -> Iterator[tuple[Any, str]]:
     value = [value] if is_code else parsed(value, place)
     if isinstance(value, Mapping):
         codes = value.get("solution", value.get("code"))
-        languages = value.get("language")
-        if not isinstance(codes, list) or (languages is not None and len(languages) != len(codes)):
+        languages = value.get("language") or [None] * len(codes or ())
+        if not isinstance(codes, list) or len(languages) != len(codes):
             raise UserError(f"{place}: wanted lists 'language' and 'solution' of one length, not {rows.shown(value)}")
-        value = [{"solution": code, "language": name} for code, name in zip(codes, languages or [None] * len(codes))]
+        value = [{"solution": code, "language": name} for code, name in zip(codes, languages, strict=True)]
     for item in value if isinstance(value, list) else [value]:
         about = item if isinstance(item, Mapping) else {"solution": item}
         code = about.get("solution", about.get("code"))

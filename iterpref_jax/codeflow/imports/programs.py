@@ -29,7 +29,7 @@ def whole_program(head: str, body: str) -> str:
 
 
 def code_blocks(text: str) -> list[str]:
-    """Returns the programs that a message holds: what stands in tags, else its fenced blocks of Python or no language."""
+    """Returns the programs that a message holds: what stands in tags, else the fenced blocks of Python."""
     tagged = [match[2] for match in _TAGGED.finditer(text)]
     found = []
     for part in tagged or [text.replace("\r\n", "\n")]:

@@ -24,8 +24,9 @@ def run_program(text):
     with open("stdin.txt", "w") as file:
         file.write(text)
     fd = os.open("stdin.txt", os.O_RDONLY)
-    os.dup2(fd, 0)
-    os.close(fd)
+    if fd:  # `open(0).read()` closed it in the case before, so it is 0 already.
+        os.dup2(fd, 0)
+        os.close(fd)
     streams = sys.stdin, sys.stdout
     written = Written()
     sys.stdin, sys.stdout = open(0, closefd=False), io.TextIOWrapper(written, write_through=True)
