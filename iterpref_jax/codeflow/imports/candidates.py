@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 Order = Literal["until_pass", "whole", "pool"]
-# Cases of standard input and output; the other styles are the sandbox's own.
+# Of the sandbox's styles, the one whose tests are cases (`stdin_cases`), and those whose tests are code.
 STDIN = "stdin"
+CODE_STYLES = ("script", "unittest", "pytest")
+STYLES = (*CODE_STYLES, STDIN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

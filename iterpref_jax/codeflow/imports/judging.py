@@ -9,12 +9,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from iterpref_jax.codeflow.imports import problems
-from iterpref_jax.codeflow.imports.candidates import STDIN, Candidate, Dropped, Item, State
+from iterpref_jax.codeflow.imports.candidates import REASONS, STYLES, Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.report import ImportReport
 from iterpref_jax.codeflow.imports.runs import Finding, Judge, Subject
-from iterpref_jax.codeflow.inject import HASH_SEEDS
 from iterpref_jax.codeflow.records import Trajectory, Version
-from iterpref_jax.codeflow.sandbox import STYLES
 
 # Candidates whose runs share the workers.
 BATCH = 32
@@ -57,7 +55,7 @@ def subject_of(candidate: Candidate, code: str) -> Subject:
 
 
 def _other_style(item: Item) -> Item:
-    if isinstance(item, Candidate) and item.style not in (*STYLES, STDIN):
+    if isinstance(item, Candidate) and item.style not in STYLES:
         return Dropped(name=item.name, reason="other_style")
     return item
 
@@ -67,9 +65,7 @@ def _histories(items: Sequence[Item], judge: Judge, report: ImportReport) -> lis
     candidates = [item for item in items if isinstance(item, Candidate)]
     states = [_distinct(candidate) for candidate in candidates]
     runs = [(candidate, state) for candidate, found in zip(candidates, states, strict=True) for state in found]
-    findings = iter(
-        judge.run_all([subject_of(candidate, state.code) for candidate, state in runs], hash_seed=HASH_SEEDS[0])
-    )
+    findings = iter(judge.try_all([subject_of(candidate, state.code) for candidate, state in runs]))
     outcomes: list[list[History | Dropped]] = []
     found = iter(states)
     for item in items:
@@ -134,35 +130,22 @@ def _pairs_of_pool(candidate: Candidate, judged: Sequence[Judged]) -> list[Histo
 
 
 def _confirmed(outcomes: Sequence[list[History | Dropped]], judge: Judge) -> list[list[History | Dropped]]:
-    """Runs every final version with the other hash seeds, and once against a stub."""
+    """Runs every final version again, so that flaky programs and tests that check nothing are found."""
     histories = [outcome for found in outcomes for outcome in found if isinstance(outcome, History)]
-    # The stub of a program in a string is the program; that silence fails is seen from the cases already.
-    in_string = [history for history in histories if history.candidate.style == STDIN]
-    plain = [history for history in histories if history.candidate.style != STDIN]
-    first, *others = HASH_SEEDS[1:]
-    runs = [(plain, first, True), (in_string, first, False), *((histories, seed, False) for seed in others)]
-    reasons: dict[int, str] = {}
-    for chosen, hash_seed, check_vacuous in runs:
-        subjects = [subject_of(history.candidate, history.final[0].code) for history in chosen]
-        findings = judge.run_all(subjects, hash_seed=hash_seed, check_vacuous=check_vacuous)
-        for history, finding in zip(chosen, findings, strict=True):
-            if not finding.passed:
-                reasons.setdefault(id(history), _unconfirmed(finding))
+    findings = iter(judge.confirm_all([subject_of(old.candidate, old.final[0].code) for old in histories]))
     return [
-        [
-            Dropped(name=outcome.candidate.name, reason=reasons[id(outcome)])
-            if isinstance(outcome, History) and id(outcome) in reasons
-            else outcome
-            for outcome in found
-        ]
+        [_judged_again(outcome, next(findings)) if isinstance(outcome, History) else outcome for outcome in found]
         for found in outcomes
     ]
 
 
-def _unconfirmed(finding: Finding) -> str:
-    if finding.status == "vacuous":
-        return "vacuous"
-    return "flaky" if finding.failed else "unjudged"
+def _judged_again(history: History, finding: Finding) -> History | Dropped:
+    if finding.passed:
+        return history
+    # A pass that is none the second time differs from run to run as well.
+    reason = "flaky" if finding.failed else finding.status
+    known = {known.name for known in REASONS}
+    return Dropped(name=history.candidate.name, reason=reason if reason in known else "unjudged")
 
 
 def _new(outcome: History | Dropped, seen: set[bytes]) -> History | Dropped:

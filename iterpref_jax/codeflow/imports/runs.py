@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from iterpref_jax.codeflow.endpoint import Journal
-from iterpref_jax.codeflow.imports import stdin_script
+from iterpref_jax.codeflow.imports import stdin_cases
 from iterpref_jax.codeflow.imports.candidates import STDIN
 from iterpref_jax.codeflow.sandbox import FAILING, Program, Sandbox, SandboxSettings, Verdict
 
@@ -28,7 +28,7 @@ class Subject(NamedTuple):
     def program(self) -> Program:
         """Returns what the sandbox runs."""
         if self.style == STDIN:
-            return stdin_script.stdin_program(self.code, self.tests)
+            return Program(code=self.code, setup=self.setup, style=STDIN, cases=stdin_cases.parse(self.tests))
         return Program(code=self.code, tests=self.tests, setup=self.setup, style=self.style)
 
 
@@ -66,30 +66,41 @@ class Judge:
         self._limits = {name: value for name, value in dataclasses.asdict(settings).items() if name != "workers"}
         self.known = self.ran = 0
 
-    def run_all(self, subjects: Sequence[Subject], *, hash_seed: int, check_vacuous: bool = False) -> list[Finding]:
-        """Returns what was found, in the order of the subjects; equal ones are run once."""
-        keys = {subject: self._key(subject, hash_seed, check_vacuous) for subject in subjects}
+    def try_all(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """Runs every subject once; the findings come in the order of the subjects."""
+        return self._find(subjects, confirm=False)
+
+    def confirm_all(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """Runs every subject with three hash seeds and its tests against a stub: "flaky" and "vacuous" come out."""
+        return self._find(subjects, confirm=True)
+
+    def _find(self, subjects: Sequence[Subject], *, confirm: bool) -> list[Finding]:
+        keys = {subject: self._key(subject, confirm) for subject in subjects}
         stored = {subject: self._journal.get(KIND, key) for subject, key in keys.items()}
         findings = {subject: Finding(**fields) for subject, fields in stored.items() if fields is not None}
-        missing = [subject for subject in keys if subject not in findings]
-
-        def keep(index: int, verdict: Verdict) -> None:
-            finding = findings[missing[index]] = _finding(verdict)
-            # Our own failure is no verdict: the next start tries again.
-            if finding.status != "sandbox_error":
-                self._journal.put(KIND, keys[missing[index]], dataclasses.asdict(finding))
-            self.ran += 1
-            self._on_run()
-
         self.known += len(findings)
-        programs = [subject.program() for subject in missing]
-        self._sandbox.run_all(programs, keep, check_vacuous=check_vacuous, hash_seed=hash_seed)
+        missing = [subject for subject in keys if subject not in findings]
+        # A script has no stub; that silence fails is seen from its cases (`stdin_cases.text_of`).
+        scripts = [subject for subject in missing if subject.style == STDIN]
+        others = [subject for subject in missing if subject.style != STDIN]
+        for chosen, check_vacuous in ((scripts, False), (others, confirm)):
+
+            def keep(index: int, verdict: Verdict, chosen: Sequence[Subject] = chosen) -> None:
+                findings[chosen[index]] = self._stored(keys[chosen[index]], verdict)
+
+            programs = [subject.program() for subject in chosen]
+            self._sandbox.run_all(programs, keep, check_vacuous=check_vacuous, check_flaky=confirm)
         return [findings[subject] for subject in subjects]
 
-    def _key(self, subject: Subject, hash_seed: int, check_vacuous: bool) -> str:
-        content = [subject, self._limits, hash_seed, check_vacuous]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def _stored(self, key: str, verdict: Verdict) -> Finding:
+        finding = Finding(**{field.name: getattr(verdict, field.name) for field in dataclasses.fields(Finding)})
+        # Our own failure is no verdict: the next start tries again.
+        if finding.status != "sandbox_error":
+            self._journal.put(KIND, key, dataclasses.asdict(finding))
+        self.ran += 1
+        self._on_run()
+        return finding
 
-
-def _finding(verdict: Verdict) -> Finding:
-    return Finding(**{field.name: getattr(verdict, field.name) for field in dataclasses.fields(Finding)})
+    def _key(self, subject: Subject, confirm: bool) -> str:
+        content = json.dumps([subject, self._limits, confirm], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()

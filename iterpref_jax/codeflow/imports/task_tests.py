@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from iterpref_jax.codeflow import rows
-from iterpref_jax.codeflow.imports import module_tests, stdin_script
+from iterpref_jax.codeflow.imports import module_tests, stdin_cases
 from iterpref_jax.codeflow.imports.candidates import STDIN
 from iterpref_jax.codeflow.imports.columns import Columns, Field, parsed
 from iterpref_jax.errors import UserError
@@ -93,7 +92,10 @@ def find_tests(row: rows.Row, columns: Columns, place: str, max_cases: int) -> T
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(value) + "\n"
     if isinstance(value, str):
-        return _from_code(value, setup, entry_point, columns.text(row, "style", place))
+        style = columns.text(row, "style", place)
+        if style == STDIN:
+            raise UserError(f"{place}: style {style!r} is for cases of input and output, and the tests are code")
+        return _from_code(value, setup, entry_point, style)
     groups = [value, *(columns.value(row, name, place) for name in _CASE_FIELDS)]
     return _from_cases([parsed(group, place) for group in groups if group], setup, entry_point, place, max_cases)
 
@@ -164,9 +166,7 @@ def _from_cases(groups: list[Any], setup: str, entry_point: str, place: str, max
         return TaskTests(code="", setup=setup, style="script")
     if entry_point:
         return TaskTests(code=_call_script(entry_point, inputs, outputs, place), setup=setup, style="script")
-    cases = stdin_script.case_list(inputs, outputs)
-    code = json.dumps(cases, ensure_ascii=False) if stdin_script.checks_something(cases) else ""
-    return TaskTests(code=code, setup=setup, style=STDIN)
+    return TaskTests(code=stdin_cases.text_of(inputs, outputs), setup=setup, style=STDIN)
 
 
 def _columns_of(group: Any, place: str) -> tuple[list[Any], list[Any], str]:

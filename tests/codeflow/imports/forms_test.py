@@ -11,7 +11,7 @@ from iterpref_jax.codeflow import rows
 from iterpref_jax.codeflow.imports import forms, problems, recorded, task_tests
 from iterpref_jax.codeflow.imports.candidates import REASONS
 from iterpref_jax.codeflow.imports.columns import Columns
-from iterpref_jax.codeflow.imports.stdin_script import stdin_program
+from iterpref_jax.codeflow.imports.runs import Subject
 from iterpref_jax.codeflow.sandbox import open_sandbox
 from iterpref_jax.errors import UserError
 from tests.codeflow.imports.importing import LIMITS, ROOT, SANDBOX, codes, run_import, write
@@ -332,6 +332,7 @@ def test_csv_cells_may_hold_lines_and_rows_must_be_whole(tmp_path):
         ("fixes", {**FIX, "setup_code": 1}, "the field 'setup' must be a string or a list of lines"),
         ("submissions", {**ADD, "user": 1, "code": "x", "time": "noon"}, "must be a number or an ISO date, not 'noon'"),
         ("trajectories", {**ADD, "versions": []}, "the field 'versions' is empty"),
+        ("fixes", {**FIX, "style": "stdin"}, "style 'stdin' is for cases of input and output"),
     ],
 )
 def test_a_malformed_row_is_named_with_its_line(tmp_path, form, row, message):
@@ -368,7 +369,7 @@ def test_tests_that_need_pytest_are_said_to():
 def test_programs_with_input_and_output_are_judged_by_what_they_print(code, passes):
     cases = json.dumps([{"input": "2\n", "output": "4\n"}, {"input": "7\n", "output": "14\n"}])
     with open_sandbox(SANDBOX) as sandbox:
-        assert sandbox.run(stdin_program(code, cases)).passed is passes
+        assert sandbox.run(Subject(style="stdin", setup="", tests=cases, code=code).program()).passed is passes
 
 
 def test_the_document_names_every_form_and_column():
@@ -383,3 +384,16 @@ def test_the_document_names_every_form_and_column():
     assert missing == []
     assert all(f"## `{form.name}`" in text for form in forms.FORMS)
     assert all(f"`{reason.name}`" in text for reason in REASONS)
+
+
+def test_cases_of_a_trajectory_are_checked(tmp_path):
+    version = {"code": "print(1)\n", "passed": True}
+    row = {**ADD, "versions": [version, version], "meta": {"style": "stdin"}, "test_code": '[{"input": 1}]'}
+    with pytest.raises(UserError, match="add: 'test_code' of the style 'stdin': no list of objects"):
+        run_import(tmp_path, "trajectories", [row])
+
+
+def test_cases_that_silence_passes_are_no_tests(tmp_path):
+    row = {**ECHO, "public_tests": {"input": ["1"], "output": ["\n"]}, "samples": ["print(1)", "print(2)"]}
+    found, report = run_import(tmp_path, "problems", [row])
+    assert report.dropped == {"no_tests": 1}

@@ -83,6 +83,17 @@ def test_tests_may_import_the_file_under_any_of_its_names(repository, tmp_path, 
     assert codes(trajectory) == [WRONG, RIGHT]
 
 
+def test_tests_that_need_pytest_are_run_by_it(repository, tmp_path):
+    tests = (
+        "import pytest\nfrom shop.adding import add\n\n\n@pytest.mark.parametrize(('a', 'b'), [(1, 2), (0, 3)])\n"
+        "def test_add(a, b):\n    assert add(a, b) == 3\n"
+    )
+    commit(repository, "start", shop__adding=WRONG, tests__test_adding=tests)
+    commit(repository, "mend", shop__adding=RIGHT)
+    [trajectory], _ = run_import(tmp_path, "git", repository)
+    assert trajectory.meta["style"] == "pytest"
+
+
 def test_doctests_judge_where_there_is_no_test_file(repository, tmp_path):
     said = 'def add(a, b):\n    """Adds two numbers.\n\n    >>> add(1, 2)\n    3\n    """\n    return a {} b\n'
     commit(repository, "start", adding=said.format("-"))

@@ -72,9 +72,9 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
 def test_a_second_start_runs_nothing_again(tmp_path, runs):
     run_import(tmp_path, "fixes", FIXES[:3])
     first = outputs(tmp_path)
-    assert len(runs) == 3 * (2 + 2)
+    assert len(runs) == 3 * (2 + 1)
     run_import(tmp_path, "fixes", FIXES[:3])
-    assert len(runs) == 3 * (2 + 2)
+    assert len(runs) == 3 * (2 + 1)
     assert outputs(tmp_path) == first
 
 
@@ -99,7 +99,7 @@ def test_a_stopped_import_goes_on_with_the_same_command(tmp_path, number, capsys
     said = capsys.readouterr().err
     assert "verdicts are there" in said
     counts = next(line for line in said.splitlines() if "known from before" in line).split()
-    assert int(counts[0]) + int(counts[2]) == len(FIXES) * 4
+    assert int(counts[0]) + int(counts[2]) == len(FIXES) * 3
     assert int(counts[2]) > 0
     assert main([*arguments, f"--out={whole / 'out'}"]) == 0
     assert outputs(tmp_path) == outputs(whole)
