@@ -28,25 +28,17 @@ class History:
     final: Judged
 
 
-def judge_items(items: Iterable[Item], judge: Judge, report: ImportReport) -> Iterator[tuple[Item, list[Trajectory]]]:
-    """Yields every item, in order, with the trajectories that it gave; fills `report`."""
+def judge_items(items: Iterable[Item], judge: Judge, report: ImportReport) -> Iterator[list[Trajectory]]:
+    """Yields the trajectories of every item, in the order of the items; fills `report`."""
     names: set[str] = set()
     seen: set[bytes] = set()
     rest = iter(items)
     while batch := list(itertools.islice(rest, BATCH)):
-        histories = _histories([_other_style(item) for item in batch], judge, report)
-        outcomes = _confirmed(histories, judge)
-        for item, found in zip(batch, outcomes, strict=True):
-            kept = []
-            for outcome in found:
-                outcome = _new(outcome, seen)
-                if isinstance(outcome, History):
-                    kept.append(_trajectory(outcome, names))
-                    report.keep(kept[-1])
-                else:
-                    report.drop(outcome)
-            report.candidates += 1
-            yield item, kept
+        for found in _confirmed(_histories([_other_style(item) for item in batch], judge, report), judge):
+            outcomes = [_new(outcome, seen) for outcome in found]
+            kept = [_trajectory(outcome, names) for outcome in outcomes if isinstance(outcome, History)]
+            report.add(kept, [outcome for outcome in outcomes if isinstance(outcome, Dropped)])
+            yield kept
 
 
 def subject_of(candidate: Candidate, code: str) -> Subject:

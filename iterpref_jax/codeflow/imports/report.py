@@ -41,12 +41,17 @@ class ImportReport:
     differed: int = 0
     differences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def drop(self, dropped: Dropped) -> None:
-        self.dropped[dropped.reason] += 1
-        if len(self.examples[dropped.reason]) < EXAMPLES:
-            self.examples[dropped.reason].append(dropped.name)
+    def add(self, kept: Iterable[Trajectory], dropped: Iterable[Dropped]) -> None:
+        """Counts what came of one candidate."""
+        self.candidates += 1
+        for nothing in dropped:
+            self.dropped[nothing.reason] += 1
+            if len(self.examples[nothing.reason]) < EXAMPLES:
+                self.examples[nothing.reason].append(nothing.name)
+        for trajectory in kept:
+            self._keep(trajectory)
 
-    def keep(self, trajectory: Trajectory) -> None:
+    def _keep(self, trajectory: Trajectory) -> None:
         self.trajectories += 1
         self.tasks.add(trajectory.task)
         self.sources[trajectory.source] += 1
@@ -101,7 +106,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     meanings = {reason.name: reason.meaning for reason in REASONS}
     dropped = [(f"`{name}`", count, meanings[name]) for name, count in content["dropped"].items() if count]
     recorded = content["recorded"]
-    inputs = [f"- {name}: {value}" for name, value in content["inputs"].items()]
+    inputs = [f"- {text}" for text in content["inputs"]]
     lines = [
         f"- {content['trajectories']} trajectories of {content['tasks']} tasks from {content['candidates']} candidates",
         f"- recorded verdicts: {recorded['agreed']} agree with the sandbox's, {recorded['differed']} differ",

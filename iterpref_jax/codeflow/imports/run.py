@@ -15,7 +15,6 @@ from typing import Any
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.imports import git_repository, report, runs
-from iterpref_jax.codeflow.imports.candidates import Item
 from iterpref_jax.codeflow.imports.forms import Form
 from iterpref_jax.codeflow.imports.judging import judge_items
 from iterpref_jax.codeflow.imports.report import ImportReport
@@ -52,9 +51,9 @@ def import_files(
     KeyboardInterrupt; what was judged is kept.
     """
     source = _open(request, settings)
-    plan = _plan(request, settings, sandbox_settings)
     # All input is read once before the long work, so that a bad row ends the import now.
     total = sum(1 for _ in request.form.read(source))
+    plan = _plan(request, settings, sandbox_settings)
     out.mkdir(parents=True, exist_ok=True)
     with open_journal(out / JOURNAL) as journal, _explained(out):
         _start_or_continue(out, plan, journal.counts().get(runs.KIND, 0))
@@ -94,8 +93,8 @@ def _text(path: str) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def _kept(judged: Iterable[tuple[Item, list[Trajectory]]], on_item: Callable[[], None]) -> Iterator[Trajectory]:
-    for _, trajectories in judged:
+def _kept(judged: Iterable[list[Trajectory]], on_item: Callable[[], None]) -> Iterator[Trajectory]:
+    for trajectories in judged:
         yield from trajectories
         on_item()
 
@@ -110,7 +109,7 @@ def _plan(request: Request, settings: ImportSettings, sandbox_settings: SandboxS
     limits = {name: value for name, value in dataclasses.asdict(sandbox_settings).items() if name != "workers"}
     return {
         "form": request.form.name,
-        "inputs": {pathlib.Path(path).resolve().name: _fingerprint(path) for path in files},
+        "inputs": [f"{pathlib.Path(path).resolve().name}: {_fingerprint(path)}" for path in files],
         "columns": dict(request.renamed),
         "imports": dataclasses.asdict(settings),
         "sandbox": limits,

@@ -175,6 +175,8 @@ def test_setup_runs_before_every_program(tmp_path):
         (["--form=fixes", "--column=code"], "--column=code: write --column=FIELD=NAME"),
         (["--form=trajectories", "--tests=T"], "--tests=T: the form trajectories brings its own tests"),
         (["--form=git", "--column=a=b"], "--column: the form git has no columns"),
+        (["--form=fixes", f"--in={ROOT}"], "this is a folder; name one file in it"),
+        (["--form=auto", f"--in={ROOT / 'docs'}"], "a folder, but no git repository"),
         (["--form=fixes", "--setup=NOWHERE"], "--setup=NOWHERE: wanted a file of Python"),
     ],
 )
