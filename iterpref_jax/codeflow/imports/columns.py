@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from iterpref_jax.codeflow import rows
@@ -36,19 +36,25 @@ class Columns:
 
     def value(self, row: rows.Row, name: str, place: str) -> Any:
         """Returns the first value that is not empty, or None."""
-        if name in self._renamed:
-            return _given(row, self._renamed[name], f"{place}: --column={name}={self._renamed[name]}")
-        found = (_at(row, alias) for alias in self._aliases[name])
-        return next((value for value in found if not _is_empty(value)), None)
+        return next(self._values(row, name, place), None)
 
     def text(self, row: rows.Row, name: str, place: str) -> str:
         """Returns a value as text, "" where there is none; numbers are names of tasks and users in many data sets."""
-        value = self.value(row, name, place)
+        # `task` is an object in some files, with the name of the task in it.
+        value = next((found for found in self._values(row, name, place) if not isinstance(found, dict)), None)
         if value is None or isinstance(value, str):
             return value or ""
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         raise UserError(f"{place}: the field {name!r} must be a string, not {rows.shown(value)}")
+
+    def _values(self, row: rows.Row, name: str, place: str) -> Iterator[Any]:
+        if name in self._renamed:
+            given = _given(row, self._renamed[name], f"{place}: --column={name}={self._renamed[name]}")
+            found = [given]
+        else:
+            found = [_at(row, alias) for alias in self._aliases[name]]
+        yield from (value for value in found if not _is_empty(value))
 
     def needed(self, row: rows.Row, name: str, place: str) -> str:
         """Returns a text that the form cannot do without."""
@@ -79,8 +85,7 @@ def parsed(value: Any, place: str) -> Any:
 def _given(row: rows.Row, column: str, place: str) -> Any:
     if column.split(".")[0] not in row and column not in row:
         raise UserError(f"{place}: there is no such column{did_you_mean(column, row)}; there are {', '.join(row)}")
-    value = _at(row, column)
-    return None if _is_empty(value) else value
+    return _at(row, column)
 
 
 def _at(row: rows.Row, column: str) -> Any:

@@ -22,6 +22,16 @@ SANDBOX: SandboxSettings = settings.read_section(settings.load_config(str(ROOT /
 LIMITS = ImportSettings(max_solutions=8, max_cases=50)
 
 
+RIGHT, WRONG = "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a - b\n"
+ADD = {"task_id": "add", "instruction": "Add.", "test_code": "assert add(1, 2) == 3\n"}
+FIX = {**ADD, "buggy_code": WRONG, "fixed_code": RIGHT}
+ECHO = {
+    "name": "double",
+    "description": "Double it.",
+    "public_tests": {"input": ["2\n", "5\n"], "output": ["4\n", "10\n"]},
+}
+
+
 def write(path: pathlib.Path, rows) -> str:
     """Writes JSON Lines, or text as it is."""
     text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
