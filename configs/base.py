@@ -31,6 +31,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     inject.max_bugs = 3
     inject.seed = config.get_oneway_ref("seed")
 
+    config.imports = imports = ml_collections.ConfigDict()
+    imports.max_solutions = 8  # of one task with many programs: so many right ones, wrong ones and samples are run
+    imports.max_cases = 50  # inputs and outputs that judge a program; the first ones, public before private
+
     config.sandbox = sandbox = ml_collections.ConfigDict()
     sandbox.tier = "auto"  # the strongest that holds here: bwrap+cgroup, bwrap, rlimit
     # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.

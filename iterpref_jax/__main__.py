@@ -15,6 +15,7 @@ COMMANDS = {
     "inject": "make debugging histories from code with tests, by injecting bugs (no LLM)",
     "generate": "let a model behind an endpoint write programs and debug them until their tests pass",
     "merge": "put the folders of a generation in shards together",
+    "import": "make verified debugging histories from repairs, submissions, traces, problems or git",
     "build": "histories or preference pairs -> token records with focus masks",
     "show": "look at pairs and records: focus, weights, the tree (terminal or HTML)",
     "doctor": "look for what would keep a run from working, on one machine or on all hosts",

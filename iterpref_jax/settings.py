@@ -26,6 +26,7 @@ from iterpref_jax.errors import UserError, did_you_mean
 SECTIONS = {
     "inject": ("iterpref_jax.codeflow.inject", "InjectSettings"),
     "endpoint": ("iterpref_jax.codeflow.endpoint", "EndpointSettings"),
+    "imports": ("iterpref_jax.codeflow.imports.source", "ImportSettings"),
     "sandbox": ("iterpref_jax.codeflow.sandbox", "SandboxSettings"),
     "generate": ("iterpref_jax.codeflow.generate.settings", "GenerateSettings"),
     "build": ("iterpref_jax.data.chunks", "BuildSettings"),

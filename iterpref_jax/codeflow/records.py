@@ -2,8 +2,9 @@
 
 `trajectories.jsonl` (one object a line): `task_id`, `instruction`, `test_code`, `versions` and, if there is something
 to say, `source`, `setup_code`, `meta`. A version: `code`, `passed` and, if it failed, `error_type`, `stderr_tail`. The
-verdict of a version is that of `setup_code + code + test_code` run as one script. Rows with the same `meta.task` belong
-to one task.
+verdict of a version is that of `setup_code + code + test_code` run as one script, or as `meta.style` says (a style of
+the sandbox's; "stdin": `test_code` is the JSON text of a list of `{"input", "output"}`). Rows with the same `meta.task`
+belong to one task.
 
 `pairs.jsonl`: the fields of `Pair`. `read_pairs` also takes preference data of other projects, in any of TRL's forms
 (`codeflow.preferences`), as JSON Lines, JSON or Parquet.

@@ -1,12 +1,15 @@
-"""Rows of JSON Lines, JSON and Parquet files, each with its place in the file for error messages."""
+"""Rows of JSON Lines, JSON, CSV and Parquet files, each with its place in the file for error messages."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import io
 import itertools
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NoReturn
@@ -20,20 +23,22 @@ Row = dict[str, Any]
 BytesFile = IO[bytes] | gzip.GzipFile
 
 _LINE_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAMES = {str: "a string", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def read_rows(path: PathLike, *, allow_nan: bool = False) -> Iterator[tuple[str, Row]]:
-    """Yields `(place, row)` for every row of a JSON Lines, JSON (one array) or Parquet file; `.gz` is transparent.
+    """Yields `(place, row)` for every row of a JSON Lines, JSON (one array), CSV or Parquet file; `.gz` is transparent.
 
     `place` is "FILE, line 3" (JSON Lines) or "FILE, row 3" (the others), counted from 1, and begins an error message.
-    `allow_nan` takes NaN and Infinity, which are not JSON but stand in published benchmarks (MBPP+).
+    All values of a CSV file are strings, "" where a cell is empty. `allow_nan` takes NaN and Infinity, which are not
+    JSON but stand in published benchmarks (MBPP+).
 
     Raises:
       UserError: no such file, not UTF-8, malformed or repeated JSON, a row that is not an object, no row at all.
     """
-    readers = {"lines": _json_lines, "array": _json_array, "parquet": _parquet}
+    readers = {"lines": _json_lines, "array": _json_array, "table": _table, "parquet": _parquet}
     empty = True
     for place, row in readers[_file_format(path)](path, allow_nan):
         if not isinstance(row, dict):
@@ -105,6 +110,8 @@ def _file_format(path: PathLike) -> str:
         return "parquet"
     if name.endswith(_LINE_SUFFIXES):
         return "lines"
+    if name.endswith(tuple(_TABLE_SUFFIXES)):
+        return "table"
     # `.json` files hold one array or one object per line, whatever the suffix promises.
     return "array" if start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"[" else "lines"
 
@@ -151,6 +158,23 @@ def _json_array(path: PathLike, allow_nan: bool) -> Iterator[tuple[str, Any]]:
         values = _parse(file.read().removeprefix(_BYTE_ORDER_MARK), str(path), allow_nan)
     for number, value in enumerate(values, start=1):
         yield f"{path}, row {number}", value
+
+
+def _table(path: PathLike, allow_nan: bool) -> Iterator[tuple[str, Any]]:
+    del allow_nan  # Cells are text.
+    # The default limit, 128 KiB, is less than some programs; a C long is the most that the module takes.
+    csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))
+    delimiter = _TABLE_SUFFIXES[epath.Path(epath.Path(path).name.removesuffix(".gz")).suffix]
+    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        number = 0
+        try:
+            for number, row in enumerate(csv.DictReader(text, delimiter=delimiter, strict=True), start=1):
+                place = f"{path}, row {number}"
+                if None in row or None in row.values():
+                    raise UserError(f"{place}: it has more or fewer cells than the first line has names")
+                yield place, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path}, row {number + 1}: malformed CSV: {error}") from error
 
 
 def _parquet(path: PathLike, allow_nan: bool) -> Iterator[tuple[str, Any]]:

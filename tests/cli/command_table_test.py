@@ -16,6 +16,16 @@ ROOT = Path(__file__).parents[2]
 # What users' scripts rely on. A change here is a change of the interface: make it on purpose, and say so in the commit.
 OPTIONS = {
     "inject": ["-h, --help", "--config FILE[:ARG]", "--source NAME_OR_FILE", "--out FILE"],
+    "import": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--form NAME",
+        "--in PATH",
+        "--tests FILE",
+        "--setup FILE",
+        "--column FIELD=NAME",
+        "--out DIR",
+    ],
     "build": ["-h, --help", "--config FILE[:ARG]", "--input FILE", "--out DIR"],
     "show": [
         "PATH",

@@ -1,0 +1,106 @@
+"""Runs of programs under test that are remembered: a journal holds what was found, and only what is new is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from iterpref_jax.codeflow.endpoint import Journal
+from iterpref_jax.codeflow.imports import stdin_cases
+from iterpref_jax.codeflow.imports.candidates import STDIN
+from iterpref_jax.codeflow.sandbox import FAILING, Program, Sandbox, SandboxSettings, Verdict
+
+# Under which the journal keeps findings.
+KIND = "verdict"
+
+
+class Subject(NamedTuple):
+    """A version with the tests that judge it."""
+
+    style: str
+    setup: str
+    tests: str
+    code: str
+
+    def program(self) -> Program:
+        """Returns what the sandbox runs."""
+        if self.style == STDIN:
+            return Program(code=self.code, setup=self.setup, style=STDIN, cases=stdin_cases.parse(self.tests))
+        return Program(code=self.code, tests=self.tests, setup=self.setup, style=self.style)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a trajectory keeps of a verdict; see `sandbox.Verdict` for the fields."""
+
+    status: str
+    error_type: str
+    message: str
+    traceback: str
+    tier: str
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "pass"
+
+    @property
+    def failed(self) -> bool:
+        return self.status in FAILING
+
+
+class Judge:
+    """Runs what has no finding in the journal yet; `ran` and `known` count both kinds, `on_run` follows every run."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        journal: Journal,
+        settings: SandboxSettings,
+        on_run: Callable[[], None] = lambda: None,
+    ):
+        self._sandbox, self._journal, self._on_run = sandbox, journal, on_run
+        # The number of workers changes no verdict.
+        self._limits = {name: value for name, value in dataclasses.asdict(settings).items() if name != "workers"}
+        self.known = self.ran = 0
+
+    def try_all(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """Runs every subject once; the findings come in the order of the subjects."""
+        return self._find(subjects, confirm=False)
+
+    def confirm_all(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """Runs every subject with three hash seeds and its tests against a stub: "flaky" and "vacuous" come out."""
+        return self._find(subjects, confirm=True)
+
+    def _find(self, subjects: Sequence[Subject], *, confirm: bool) -> list[Finding]:
+        keys = {subject: self._key(subject, confirm) for subject in subjects}
+        stored = {subject: self._journal.get(KIND, key) for subject, key in keys.items()}
+        findings = {subject: Finding(**fields) for subject, fields in stored.items() if fields is not None}
+        self.known += len(findings)
+        missing = [subject for subject in keys if subject not in findings]
+        # A script has no stub; that silence fails is seen from its cases (`stdin_cases.text_of`).
+        scripts = [subject for subject in missing if subject.style == STDIN]
+        others = [subject for subject in missing if subject.style != STDIN]
+        for chosen, check_vacuous in ((scripts, False), (others, confirm)):
+
+            def keep(index: int, verdict: Verdict, chosen: Sequence[Subject] = chosen) -> None:
+                findings[chosen[index]] = self._stored(keys[chosen[index]], verdict)
+
+            programs = [subject.program() for subject in chosen]
+            self._sandbox.run_all(programs, keep, check_vacuous=check_vacuous, check_flaky=confirm)
+        return [findings[subject] for subject in subjects]
+
+    def _stored(self, key: str, verdict: Verdict) -> Finding:
+        finding = Finding(**{field.name: getattr(verdict, field.name) for field in dataclasses.fields(Finding)})
+        # Our own failure is no verdict: the next start tries again.
+        if finding.status != "sandbox_error":
+            self._journal.put(KIND, key, dataclasses.asdict(finding))
+        self.ran += 1
+        self._on_run()
+        return finding
+
+    def _key(self, subject: Subject, confirm: bool) -> str:
+        content = json.dumps([subject, self._limits, confirm], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
