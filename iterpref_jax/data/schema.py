@@ -24,16 +24,19 @@ from iterpref_jax.data import tfrecord
 from iterpref_jax.errors import UserError
 
 DATASET_NAME = "codeflow"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_FILE = "iterpref.json"
-TEXT_FIELDS = ("pair_id", "task")
+TEXT_FIELDS = ("pair_id", "task", "error_type")
 ID_FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 FOCUS_FIELDS = ("chosen_focus", "rejected_focus")
 _IMPORTING = threading.Lock()
 
 
 class Example(NamedTuple):
-    """One pair. Completions hold the closing fence and the end-of-sequence ids; focus is 0/1 per completion token."""
+    """One pair. Completions hold the closing fence and the end-of-sequence ids; focus is 0/1 per completion token.
+
+    `error_type` is how the rejected side failed ("AssertionError"); empty where nothing is known.
+    """
 
     pair_id: str
     task: str
@@ -42,6 +45,7 @@ class Example(NamedTuple):
     rejected_ids: np.ndarray
     chosen_focus: np.ndarray
     rejected_focus: np.ndarray
+    error_type: str = ""
 
 
 def features():
@@ -86,11 +90,10 @@ def deserialize(data: bytes) -> Example:
     missing = [name for name in Example._fields if name not in feature]
     if missing:
         raise UserError(f"a record lacks {missing}, it has {sorted(feature)}: it was not written by `iterpref` build")
-    return Example(
-        *(feature[name].bytes_list.value[0].decode() for name in TEXT_FIELDS),
-        *(np.array(feature[name].int64_list.value, np.int32) for name in ID_FIELDS),
-        *(np.array(feature[name].int64_list.value, np.uint8) for name in FOCUS_FIELDS),
-    )
+    texts = {name: feature[name].bytes_list.value[0].decode() for name in TEXT_FIELDS}
+    ids = {name: np.array(feature[name].int64_list.value, np.int32) for name in ID_FIELDS}
+    focus = {name: np.array(feature[name].int64_list.value, np.uint8) for name in FOCUS_FIELDS}
+    return Example(**texts, **ids, **focus)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -96,7 +96,7 @@ class Encoder:
                     "give it a prompt, or set build.text.raw_separator"
                 )
         return [
-            schema.Example(pair.pair_id, pair.task, prompt, c[0], r[0], c[1], r[1])
+            schema.Example(pair.pair_id, pair.task, prompt, c[0], r[0], c[1], r[1], _error_type(pair))
             for pair, prompt, c, r in zip(pairs, prompts, chosen, rejected, strict=True)
         ]
 
@@ -174,6 +174,12 @@ def _byte_places(text: str) -> np.ndarray:
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
     return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _error_type(pair: records.Pair) -> str:
+    """How the rejected side failed, as far as the pair's source says it; files of others may hold anything there."""
+    found = pair.meta.get("error_type")
+    return _checked_unicode(found, pair.pair_id) if isinstance(found, str) else ""
 
 
 def _checked_unicode(text: str, pair_id: str) -> str:

@@ -20,15 +20,22 @@ IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 
 def _example(
-    prompt=(5,), chosen=(1, 2, 3), rejected=(1, 2, 4), chosen_focus=(0, 0, 1), rejected_focus=(0, 0, 1), name="p"
+    prompt=(5,),
+    chosen=(1, 2, 3),
+    rejected=(1, 2, 4),
+    chosen_focus=(0, 0, 1),
+    rejected_focus=(0, 0, 1),
+    name="p",
+    error_type="KeyError",
 ):
     ids = [np.array(x, np.int32) for x in (prompt, chosen, rejected)]
-    return schema.Example(name, "t", *ids, *(np.array(x, np.uint8) for x in (chosen_focus, rejected_focus)))
+    focus = (np.array(x, np.uint8) for x in (chosen_focus, rejected_focus))
+    return schema.Example(name, "t", *ids, *focus, error_type)
 
 
 def _assert_equal(left, right):
-    assert left[:2] == right[:2]
-    for a, b in zip(left[2:], right[2:], strict=True):
+    assert (*left[:2], left[-1]) == (*right[:2], right[-1])
+    for a, b in zip(left[2:-1], right[2:-1], strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -37,7 +44,7 @@ def _assert_equal(left, right):
 def _examples(draw):
     prompt, chosen, rejected = draw(IDS), draw(IDS), draw(IDS)
     focus = [[draw(st.integers(0, 1)) for _ in ids] for ids in (chosen, rejected)]
-    return _example(prompt, chosen, rejected, *focus, name=draw(st.text()))
+    return _example(prompt, chosen, rejected, *focus, name=draw(st.text()), error_type=draw(st.text()))
 
 
 @hypothesis.given(_examples())
@@ -49,8 +56,9 @@ def test_a_record_comes_back_as_it_went_in(example):
 def test_tfds_reads_our_record():
     example = _example(name="naïve/1")
     read = schema.features().deserialize_example_np(schema.serialize(example))
-    assert read["pair_id"].decode() == "naïve/1"
-    _assert_equal(("", "", *(read[name] for name in schema.Example._fields[2:])), ("", "", *example[2:]))
+    assert [read[name].decode() for name in schema.TEXT_FIELDS] == ["naïve/1", "t", "KeyError"]
+    arrays = [read[name] for name in schema.ID_FIELDS + schema.FOCUS_FIELDS]
+    _assert_equal(("", "", *arrays, ""), ("", "", *example[2:-1], ""))
 
 
 def test_we_read_the_record_that_tfds_writes():
