@@ -201,19 +201,28 @@ def _sides(example: Example, record: int, truncate: bool, weighting: Weighting) 
         nll_norm=weighting.nll_norm,
     )
     no_nll = np.zeros(len(example.rejected_ids), np.float32)
-    common = common_prefix(example.chosen_ids, example.rejected_ids)
+    chosen_part, rejected_part = token_parts(example)
 
-    def side(ids: np.ndarray, focus: np.ndarray, weight: np.ndarray, nll_weight: np.ndarray) -> _Side:
+    def side(ids: np.ndarray, parts: np.ndarray, weight: np.ndarray, nll_weight: np.ndarray) -> _Side:
         targets = np.flatnonzero((weight != 0) | (nll_weight != 0))
-        part = np.where(targets < common, SHARED, np.where(focus[targets] != 0, FOCUS, REST))
         whole, behind_prompt = np.concatenate([example.prompt_ids, ids]), targets + len(example.prompt_ids)
         reach = 0 if not targets.size else int(behind_prompt[-1]) if truncate else len(whole)
-        return _Side(whole, behind_prompt, weight[targets], nll_weight[targets], part, reach)
+        return _Side(whole, behind_prompt, weight[targets], nll_weight[targets], parts[targets], reach)
 
     return (
-        side(example.chosen_ids, example.chosen_focus, weights.chosen, weights.nll),
-        side(example.rejected_ids, example.rejected_focus, weights.rejected, no_nll),
+        side(example.chosen_ids, chosen_part, weights.chosen, weights.nll),
+        side(example.rejected_ids, rejected_part, weights.rejected, no_nll),
     )
+
+
+def token_parts(example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each token of the chosen and of the rejected side lies, as numbers of `PARTS`."""
+    common = common_prefix(example.chosen_ids, example.rejected_ids)
+
+    def parts(focus: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(focus)) < common, SHARED, np.where(focus != 0, FOCUS, REST))
+
+    return parts(example.chosen_focus), parts(example.rejected_focus)
 
 
 class _Sizes(NamedTuple):

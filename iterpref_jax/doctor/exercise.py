@@ -137,7 +137,7 @@ def _loss_alone(recipe: Recipe, placement: Placement) -> float:
     params = init_params(decoder.config, 0, recipe.dtype, alone)
     batch = _placed(_batch(placement.row_shards(), _tokens(placement)), alone)
     norms = normalisers(recipe.objective, batch.pair_weight_RP, batch.nll_weight_RE)
-    return float(jax.jit(make_eval_step(decoder, recipe.objective))(params, batch, norms)["loss"])
+    return float(jax.jit(make_eval_step(decoder, recipe.objective))(params, batch, norms)[0]["loss"])
 
 
 def _shape(placement: Placement) -> ModelConfig:

@@ -128,10 +128,21 @@ def loss_and_metrics(
         preference = (make_link(objective.link)(scores) * weight_RP).sum()
         loss += preference
         metrics["preference_loss"] = preference
-        metrics |= _pair_metrics(objective, scores, weight_RP)
+        values = pair_values(objective, logp_RG, batch, slots)
+        metrics |= {name: (value_RP * weight_RP).sum() for name, value_RP in values.items()}
         if objective.uses_reference:
             metrics |= _part_metrics(logp_RE, batch, slots, norms["pairs"])
     return loss, metrics | {"loss": loss}
+
+
+def pair_values(objective: ObjectiveSettings, logp_RG: jax.Array, batch: Any, slots: int) -> dict[str, jax.Array]:
+    """Returns what the metrics of pairs are means of, [R, P] (padding pairs included); nothing without preference."""
+    if not objective.weights.has_preference:
+        return {}
+    logp_RE = of_terms(logp_RG, batch)
+    scores = pair_scores(logp_RE, batch, slots, uses_reference=objective.uses_reference)
+    values = _reward_values(objective, scores)
+    return values | _focus_values(logp_RE, batch, slots) if objective.uses_reference else values
 
 
 def mean_entropy(entropy_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> jax.Array:
@@ -149,7 +160,7 @@ def mean_entropy(entropy_RG: jax.Array, batch: Any, slots: int, pairs: jax.Array
     return (means_RP * batch.pair_weight_RP).sum() / pairs
 
 
-def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.Array) -> dict[str, jax.Array]:
+def _reward_values(objective: ObjectiveSettings, scores: Scores) -> dict[str, jax.Array]:
     chosen, rejected = objective.link.beta * scores.chosen_logratios, objective.link.beta * scores.rejected_logratios
     link = LINKS[objective.link.name]
     if link.takes_means and not link.uses_reference:
@@ -158,7 +169,7 @@ def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.A
             chosen / jnp.maximum(scores.chosen_weight, 1.0),
             rejected / jnp.maximum(scores.rejected_weight, 1.0),
         )
-    values = {
+    return {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
@@ -166,7 +177,21 @@ def _pair_metrics(objective: ObjectiveSettings, scores: Scores, weight_RP: jax.A
         "logps/chosen": scores.chosen_logps,
         "logps/rejected": scores.rejected_logps,
     }
-    return {name: (value * weight_RP).sum() for name, value in values.items()}
+
+
+def _focus_values(logp_RE: jax.Array, batch: Any, slots: int) -> dict[str, jax.Array]:
+    """Like for like, D+ against D- where the sides differ.
+
+    `rewards/*` of a focal recipe set all of y+ against D-, so that anything that raises likelihood at large raises them
+    too.
+    """
+    logratio_RE = logp_RE - of_terms(batch.ref_logp_RG, batch)
+    in_focus = (batch.weight_RE != 0) & (batch.part_RE == PARTS.index("focus"))
+    focus_RC = segment_sums(jnp.where(in_focus, logratio_RE, 0.0), batch.slot_RE, slots)
+    chosen, rejected = (
+        jnp.take_along_axis(focus_RC, pair, axis=1) for pair in (batch.pair_chosen_RP, batch.pair_rejected_RP)
+    )
+    return {"focus/margins": chosen - rejected, "focus/accuracies": (chosen > rejected).astype(jnp.float32)}
 
 
 def _part_metrics(logp_RE: jax.Array, batch: Any, slots: int, pairs: jax.Array) -> dict[str, jax.Array]:
@@ -180,18 +205,7 @@ def _part_metrics(logp_RE: jax.Array, batch: Any, slots: int, pairs: jax.Array) 
     is_chosen = jnp.take_along_axis(chosen_slots, batch.slot_RE, axis=1)
     logratio_RE = logp_RE - of_terms(batch.ref_logp_RG, batch)
     ratio = batch.weight_RE * logratio_RE / pairs
-    in_focus = (batch.weight_RE != 0) & (batch.part_RE == PARTS.index("focus"))
-    focus_RC = segment_sums(jnp.where(in_focus, logratio_RE, 0.0), batch.slot_RE, slots)
-    chosen, rejected = (
-        jnp.take_along_axis(focus_RC, pair, axis=1) for pair in (batch.pair_chosen_RP, batch.pair_rejected_RP)
-    )
-    # Like for like, D+ against D- where the sides differ: `rewards/*` of a focal recipe set all of y+ against D-, so
-    # that anything that raises likelihood at large raises them too.
-    focus = {
-        "focus/margins": ((chosen - rejected) * batch.pair_weight_RP).sum() / pairs,
-        "focus/accuracies": ((chosen > rejected) * batch.pair_weight_RP).sum() / pairs,
-    }
-    return focus | {
+    return {
         f"logratios/{side}_{part}": (ratio * where * (batch.part_RE == number)).sum()
         for side, where in (("chosen", is_chosen), ("rejected", ~is_chosen))
         for number, part in enumerate(PARTS)

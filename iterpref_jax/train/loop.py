@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from iterpref_jax.data.batch import RowBatch
-from iterpref_jax.data.packing import Plan, pass_plan, training_plan
+from iterpref_jax.data.packing import training_plan
 from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import parted
@@ -28,13 +27,14 @@ from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.flight import Clock, Flight, Update
 from iterpref_jax.train.goodput import Ledger, session
-from iterpref_jax.train.host_rows import own_rows, work_of
+from iterpref_jax.train.held_out import HeldOut
+from iterpref_jax.train.host_rows import work_of
 from iterpref_jax.train.lock import locked
 from iterpref_jax.train.metrics import Work, first_bad, read_metrics
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
 from iterpref_jax.train.profile import Profiler
 from iterpref_jax.train.reference_pass import ensure_reference
-from iterpref_jax.train.run import Run
+from iterpref_jax.train.run import Run, step_source
 from iterpref_jax.train.same_run import check_same_run
 from iterpref_jax.train.signals import Stop, stop_requested
 from iterpref_jax.train.startup import Startup
@@ -44,7 +44,6 @@ from iterpref_jax.train.step import (
     abstract_state,
     init_state,
     jitted,
-    make_eval_step,
     make_train_step,
     state_shardings,
 )
@@ -165,7 +164,6 @@ class Trainer:
             run.decoder, settings.objective, self.optimizer, schedule, accumulate_dtype=accumulate_dtype
         )
         self.step = jitted(step, self.shardings)
-        self.eval_step = jax.jit(make_eval_step(run.decoder, settings.objective))
         self.work = work_of(run.decoder.config)
 
     def start(self, params: Params | None) -> TrainState:
@@ -196,7 +194,7 @@ class Trainer:
         self, state: TrainState, should_stop: Callable[[], bool], startup: Startup, ledger: Ledger
     ) -> Outcome:
         first, steps = int(state.step), self.plan.steps
-        source = self.source("train", self.plan)
+        source = step_source(self.run, "train", self.plan)
         # A run that died before its first checkpoint starts anew, its first evaluation included.
         log = open_log(self.run.settings.log, self.run.files.local, self.config, resume_step=first or -1)
         stop = Stop(should_stop, "update")
@@ -271,31 +269,10 @@ class Trainer:
     def _evaluates(self, done: int) -> bool:
         return done in (0, self.plan.steps) or _due(done, self.run.settings.train.eval_every)
 
-    def source(self, name: str, plan: Plan) -> StepSource:
-        """Returns this host's batches of a split."""
-        return StepSource(
-            split=self.run.splits()[name],
-            plan=plan,
-            rows=self.run.settings.rows,
-            weighting=self.run.settings.weighting,
-            reference=self._reference(name),
-            own=own_rows(self.run.placement, plan.rows_per_microbatch),
-        )
-
-    def _reference(self, name: str):
-        if not self.run.settings.objective.uses_reference:
-            return None
-        per_part = self.run.open_reference()
-        return self.run.reference_cache(name, per_part)
-
     @functools.cached_property
-    def _held_out(self) -> StepSource | None:
-        """One pass over the held-out pairs; planned and opened once, at the first evaluation."""
-        split, settings = self.run.eval_split, self.run.settings
-        if split is None:
-            return None
-        plan = pass_plan(self.run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
-        return self.source("eval", plan)
+    def _held_out(self) -> HeldOut | None:
+        split = self.run.eval_split
+        return None if split is None else HeldOut(self.run, split)
 
     def _update(self, state: TrainState, batch: RowBatch, done: int) -> tuple[TrainState, Metrics]:
         """Hands update `done` to the devices; nothing waits for it here."""
@@ -336,14 +313,9 @@ class Trainer:
         )
 
     def _evaluate(self, state: TrainState, done: int, log: Log) -> None:
-        source = self._held_out
-        if source is None:
+        if self._held_out is None:
             return
-        norms = self._eval_norms(source.plan)
-        total: dict[str, float] = {}
-        for batch in iterate(source, self.run.settings.data.pipeline, range(len(source))):
-            shares = jax.device_get(self.eval_step(state.all_params, self.run.place(batch), norms))
-            total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
+        total = self._held_out.evaluate(state.all_params)
         bad = first_bad(total)
         if bad:
             raise UserError(
@@ -352,11 +324,6 @@ class Trainer:
         if self.best is not None:
             self.checkpoints.scored({done: self.best.score(total)})
         log.write(done, "eval", total)
-
-    def _eval_norms(self, plan: Plan) -> dict[str, np.float32]:
-        """The denominators over the whole split, so that a split's mean does not depend on its batches."""
-        tokens = plan.costs.chosen_terms.sum() if self.run.settings.objective.nll_norm == "token" else plan.pairs
-        return {"pairs": np.float32(plan.pairs), "nll": np.float32(tokens)}
 
     def _about(self, done: int) -> dict[str, Any]:
         return {"config": self.config, "data_state": {"step": done}, "fingerprint": self.run.fingerprint}

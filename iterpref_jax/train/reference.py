@@ -169,26 +169,49 @@ def fill(
 ) -> bool:
     """Computes the `missing` parts of a split; returns False if it was asked to stop before the end.
 
-    `source` has a step for every part (`even_plan`). `score` starts the computation of the log-probs of a part's terms,
-    over all hosts [A, R, E], and does not wait for it. Process 0 writes.
+    See `score_parts` for `source` and `score`. Process 0 writes.
     """
-    paths, plan = cache.paths(), source.plan
-    if not missing:
-        return True
-    done = sum(len(plan.records(part)) for part in range(len(paths)) if part not in missing)
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    stop = Stop(should_stop, f"reference/{name}")
-    with progress(f"reference log-probs ({name})", plan.pairs, "pairs", start=done) as advance:
+    paths = cache.paths()
 
-        def write(scored: tuple[int, jax.Array]) -> None:
+    def write(part: int, records: dict[int, np.ndarray]) -> None:
+        if distributed.is_main():
+            _write_part(paths[part], [records[record] for record in sorted(records)])
+
+    if missing:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+    return score_parts(source, missing, score, pipeline, should_stop, write, name=f"reference/{name}")
+
+
+def score_parts(
+    source: StepSource,
+    parts: Sequence[int],
+    score: Callable[[RowBatch], jax.Array],
+    pipeline: PipelineSettings,
+    should_stop: Callable[[], bool],
+    read: Callable[[int, dict[int, np.ndarray]], None],
+    *,
+    name: str,
+) -> bool:
+    """Gives `read` the number of each part and the log-probs of its records' terms; False if asked to stop before.
+
+    `source` has a step for every part (`even_plan`). `score` starts the computation of the log-probs of a part's terms,
+    over all hosts [A, R, E], and does not wait for it. All hosts read the same.
+    """
+    if not parts:
+        return True
+    plan, wanted = source.plan, set(parts)
+    done = sum(len(plan.records(part)) for part in range(plan.steps) if part not in wanted)
+    stop = Stop(should_stop, name)
+    with progress(f"log-probs ({name})", plan.pairs, "pairs", start=done) as advance:
+
+        def land(scored: tuple[int, jax.Array]) -> None:
             part, logps = scored
             records = _by_record(np.asarray(logps), plan, part)
-            if distributed.is_main():
-                _write_part(paths[part], [records[record] for record in sorted(records)])
+            read(part, records)
             advance(len(records))
 
-        flight, stopped = Flight(write), False
-        for number, (part, batch) in enumerate(zip(missing, iterate(source, pipeline, missing), strict=True)):
+        flight, stopped = Flight(land), False
+        for number, (part, batch) in enumerate(zip(parts, iterate(source, pipeline, parts), strict=True)):
             stopped = stop.at(number)
             if stopped:
                 break
@@ -209,9 +232,7 @@ def _by_record(logps: np.ndarray, plan: Plan, part: int) -> dict[int, np.ndarray
             start = stop
     bad = [record for record, values in found.items() if not np.isfinite(values).all()]
     if bad:
-        raise UserError(
-            f"the reference model gives NaN or infinite log-probs for pair(s) {bad[:10]}; check its weights"
-        )
+        raise UserError(f"the model gives NaN or infinite log-probs for pair(s) {bad[:10]}; check its weights")
     return found
 
 

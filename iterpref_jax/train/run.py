@@ -18,8 +18,8 @@ from etils import epath
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
-from iterpref_jax.data.packing import resolve_caps
-from iterpref_jax.data.pipeline import PipelineSettings
+from iterpref_jax.data.packing import Plan, resolve_caps
+from iterpref_jax.data.pipeline import PipelineSettings, StepSource
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
     TextRules,
@@ -258,6 +258,20 @@ class Run:
         if per_part is None:
             raise UserError(f"there is no reference cache at {path}; make it with `iterpref reference`")
         return per_part
+
+
+def step_source(run: Run, name: str, plan: Plan) -> StepSource:
+    """Returns this host's batches of a split, with the reference log-probs where the objective uses them."""
+    settings = run.settings
+    cached = run.reference_cache(name, run.open_reference()) if settings.objective.uses_reference else None
+    return StepSource(
+        split=run.splits()[name],
+        plan=plan,
+        rows=settings.rows,
+        weighting=settings.weighting,
+        reference=cached,
+        own=host_rows.own_rows(run.placement, plan.rows_per_microbatch),
+    )
 
 
 def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> Run:

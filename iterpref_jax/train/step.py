@@ -22,6 +22,7 @@ from iterpref_jax.objectives.preference import (
     loss_and_metrics,
     mean_entropy,
     normalisers,
+    pair_values,
     used_targets,
 )
 from iterpref_jax.parallel.rules import Placement
@@ -88,8 +89,16 @@ def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
     `sinks` take the layers' gradients (`models.sinks`). The router's loss is that of each microbatch, weighted by its
     pairs: unlike everything else it depends on which pairs share one.
     """
+    scored = _make_scored(decoder, objective)
+    return lambda params, micro, norms, sinks=None: scored(params, micro, norms, sinks)[:2]
 
-    def loss(params: Params, micro: RowBatch, norms: Metrics, sinks: Params | None = None) -> tuple[jax.Array, Metrics]:
+
+def _make_scored(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
+    """Returns what `make_loss` describes, with the log-probs of the targets [R, G] behind it."""
+
+    def scored(
+        params: Params, micro: RowBatch, norms: Metrics, sinks: Params | None
+    ) -> tuple[jax.Array, Metrics, jax.Array]:
         slots = 2 * micro.pair_weight_RP.shape[-1]
         inputs = params, micro.tokens_RT, micro.depth_RT, micro.visible_until_RT, sinks
         wants_routing = objective.router_aux_loss_coef > 0
@@ -102,9 +111,9 @@ def make_loss(decoder: Decoder, objective: ObjectiveSettings) -> Callable:
             balance *= micro.pair_weight_RP.sum() / norms["pairs"]
             total += objective.router_aux_loss_coef * balance
             metrics |= {"loss": total, "router_aux_loss": balance}
-        return total, metrics
+        return total, metrics, logp_RG
 
-    return loss
+    return scored
 
 
 def make_train_step(
@@ -146,12 +155,30 @@ def jitted(step: Callable, shardings: TrainState) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def make_eval_step(decoder: Decoder, objective: ObjectiveSettings) -> Callable[[Params, RowBatch, Metrics], Metrics]:
-    """Returns (params, batch, norms) -> shares of the metrics over a split whose denominators are `norms`."""
-    loss = make_loss(decoder, objective)
+def make_eval_step(
+    decoder: Decoder, objective: ObjectiveSettings
+) -> Callable[[Params, RowBatch, Metrics], tuple[Metrics, dict[str, jax.Array]]]:
+    """Returns (params, batch, norms) -> shares of the metrics over a split whose denominators are `norms`, and values.
 
-    def step(params: Params, batch: RowBatch, norms: Metrics) -> Metrics:
-        return _accumulate(lambda micro: loss(params, micro, norms)[1], batch)
+    The values, by the names of the metrics that are their means, are those of each pair [A, R, P].
+    """
+    scored = _make_scored(decoder, objective)
+
+    def evaluate(params: Params, micro: RowBatch, norms: Metrics) -> tuple[Metrics, dict[str, jax.Array]]:
+        _, metrics, logp_RG = scored(params, micro, norms, None)
+        values = pair_values(objective, logp_RG, micro, 2 * micro.pair_weight_RP.shape[-1])
+        return float32(metrics), float32(values)
+
+    def step(params: Params, batch: RowBatch, norms: Metrics) -> tuple[Metrics, dict[str, jax.Array]]:
+        def add(number: jax.Array, found: tuple[Metrics, dict[str, jax.Array]]) -> Any:
+            metrics, values = evaluate(params, microbatch(batch, number), norms)
+            sums = jax.tree.map(jnp.add, found[0], metrics)
+            return sums, jax.tree.map(lambda all_, one: all_.at[number].set(one), found[1], values)
+
+        shapes = jax.eval_shape(lambda b: evaluate(params, microbatch(b, 0), norms), batch)
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
+        values = jax.tree.map(lambda zero: jnp.zeros((len(batch.tokens_RT), *zero.shape), jnp.float32), zeros[1])
+        return jax.lax.fori_loop(0, used(batch), add, (zeros[0], values))
 
     return step
 
@@ -166,16 +193,3 @@ def make_score_step(decoder: Decoder) -> Callable[[Params, RowBatch], jax.Array]
         return jax.lax.fori_loop(0, used(batch), score, jnp.zeros(batch.target_RG.shape, jnp.float32))
 
     return step
-
-
-def _accumulate(compute: Callable[[RowBatch], Any], batch: RowBatch) -> Any:
-    """Sums `compute(microbatch)` in float32 over the microbatches that hold pairs."""
-    if batch.tokens_RT.shape[0] == 1:
-        return float32(compute(microbatch(batch, 0)))
-    shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: microbatch(b, 0), batch))
-    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
-
-    def add(number: jax.Array, total: Any) -> Any:
-        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(microbatch(batch, number)))
-
-    return jax.lax.fori_loop(0, used(batch), add, zeros)
