@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "memory, collectives and time of a training step on accelerators that need not be there",
     "train": "train, evaluate on held-out tasks, checkpoint; the same command resumes",
     "rounds": "on-policy: write and debug programs with the current model, train it on its pairs, and again",
+    "heldout": "how a checkpoint or folder ranks held-out repairs above bugs: by segment, error type, size",
     "sample": "complete a file of prompts with a model folder or a run's checkpoint",
     "serve": "answer OpenAI-compatible requests from a model folder or a run's checkpoint",
     "export": "write a checkpoint as a folder that transformers loads",

@@ -49,9 +49,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
         UserError: no such file, no `get_config`, an unknown argument or key ("did you mean"), a value of another type.
     """
     file, _, arg = spec.partition(":")
-    config = _get_config(Path(file), arg)
-    for override in overrides:
-        _override(config, override)
+    return override(_get_config(Path(file), arg), overrides)
+
+
+def override(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """Returns the config after applying overrides to it; see `load_config` for them and the errors."""
+    for each in overrides:
+        _override(config, each)
     return config
 
 
@@ -116,10 +120,10 @@ def _get_config(file: Path, arg: str) -> ml_collections.ConfigDict:
         raise UserError(f"--config: {file}{where}: {error}") from error
 
 
-def _override(config: ml_collections.ConfigDict, override: str) -> None:
-    path, equals, text = override.partition("=")
+def _override(config: ml_collections.ConfigDict, word: str) -> None:
+    path, equals, text = word.partition("=")
     if not equals:
-        raise UserError(f"--config.{override}: write --config.{override}=VALUE")
+        raise UserError(f"--config.{word}: write --config.{word}=VALUE")
     *parents, leaf = path.split(".")
     node: Any = config
     for depth, key in enumerate([*parents, leaf]):

@@ -28,8 +28,8 @@ ARROWS = {
     "doctor": ("data", "models", "objectives", "parallel", "train"),
     "plan": ("data", "models", "ops", "objectives", "parallel", "train"),
     "view": ("data", "codeflow", "objectives.weights"),
-    # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
-    "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best"),
+    # Reports read what a run has written; nothing in evaluate/ starts a model.
+    "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best", "train.atomic"),
     "cli": (EVERYTHING,),
     "settings": (),
     "errors": (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 from etils import epath
 
@@ -29,15 +30,24 @@ def _step(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"expected a number or {BEST}, got {text!r}")
 
 
+def stored_config(workdir: str) -> Any:
+    """Returns the configuration that a run was started with.
+
+    Raises:
+        UserError: a folder that no run has written.
+    """
+    check_scheme(workdir)
+    stored = epath.Path(workdir) / "config.json"
+    if not stored.exists():
+        raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
+    return settings.from_json(json.loads(stored.read_text()))
+
+
 def stored_run(workdir: str) -> Run:
     """Opens the run of a folder with its own configuration, on the devices of today.
 
     Raises:
         UserError: a folder that no run has written, or what the run was made of is gone.
     """
-    check_scheme(workdir)
-    stored = epath.Path(workdir) / "config.json"
-    if not stored.exists():
-        raise UserError(f"{stored} does not exist: --workdir must be a folder that `iterpref train` wrote")
-    read = settings.read_run(settings.from_json(json.loads(stored.read_text())))
+    read = settings.read_run(stored_config(workdir))
     return open_run(dataclasses.replace(read, mesh=ALL_DEVICES), workdir, training=False)

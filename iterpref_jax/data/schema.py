@@ -91,9 +91,13 @@ def deserialize(data: bytes) -> Example:
     if missing:
         raise UserError(f"a record lacks {missing}, it has {sorted(feature)}: it was not written by `iterpref` build")
     texts = {name: feature[name].bytes_list.value[0].decode() for name in TEXT_FIELDS}
-    ids = {name: np.array(feature[name].int64_list.value, np.int32) for name in ID_FIELDS}
-    focus = {name: np.array(feature[name].int64_list.value, np.uint8) for name in FOCUS_FIELDS}
-    return Example(**texts, **ids, **focus)
+    return Example(
+        texts["pair_id"],
+        texts["task"],
+        *(np.array(feature[name].int64_list.value, np.int32) for name in ID_FIELDS),
+        *(np.array(feature[name].int64_list.value, np.uint8) for name in FOCUS_FIELDS),
+        error_type=texts["error_type"],
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

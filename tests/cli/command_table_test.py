@@ -83,6 +83,18 @@ OPTIONS = {
         "--processes N",
         "--process I",
     ],
+    "heldout": [
+        "-h, --help",
+        "--workdir DIR",
+        "--step N|best",
+        "--model DIR",
+        "--config FILE[:ARG]",
+        "--out DIR",
+        "--reference DIR",
+        "--coordinator HOST:PORT",
+        "--processes N",
+        "--process I",
+    ],
     "sample": [
         "-h, --help",
         "--config FILE[:ARG]",

@@ -117,7 +117,7 @@ def _trajectory(i: int) -> records.Trajectory:
     good = f"def f{i}(a, b):\n    c = a * {i}\n    return c + b\n"
     bad = good.replace(f"    c = a * {i}\n", "") if i % 5 == 0 else good.replace("+ b", "- b")
     worse = bad.replace("return c", f"return {i}")
-    versions = [(worse, False), (bad, False), (good, True)]
+    versions = [(worse, "NameError"), (bad, "AssertionError"), (good, None)]
     return records.Trajectory(
         task_id=f"h{i}",
         source="made",
@@ -125,7 +125,8 @@ def _trajectory(i: int) -> records.Trajectory:
         test_code="",
         setup_code="",
         versions=tuple(
-            records.Version(code=code, passed=passed, error_type=None, stderr_tail="") for code, passed in versions
+            records.Version(code=code, passed=error is None, error_type=error, stderr_tail="")
+            for code, error in versions
         ),
         meta={"task": f"t{i // 2}"},
     )
