@@ -31,6 +31,7 @@ INSTALL_REQUIRES = [
     "pyarrow>=18",
     "rich>=13.9",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "tensorboardX>=2.6.4",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.21",

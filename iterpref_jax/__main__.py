@@ -26,6 +26,7 @@ COMMANDS = {
     "heldout": "how a checkpoint or folder ranks held-out repairs above bugs: by segment, error type, size",
     "sample": "complete a file of prompts with a model folder or a run's checkpoint",
     "serve": "answer OpenAI-compatible requests from a model folder or a run's checkpoint",
+    "sweep": "an ablation: variants x seeds, trained and evaluated, in one table with intervals; resumes",
     "export": "write a checkpoint as a folder that transformers loads",
 }
 

@@ -38,6 +38,7 @@ SECTIONS = {
     "plan": ("iterpref_jax.plan.settings", "PlanSettings"),
 }
 RUN_SECTION = ("iterpref_jax.train.run", "RunSettings")
+SWEEP = ("iterpref_jax.sweep.settings", "SweepSettings")
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -84,6 +85,11 @@ def read_run(config: ml_collections.ConfigDict) -> Any:
     return _read(kind, {name: config[name] for name in names if name in config}, "")
 
 
+def read_sweep(config: ml_collections.ConfigDict) -> Any:
+    """Returns the `SweepSettings` of a file of configs/sweeps."""
+    return _read(_load(*SWEEP), config, "")
+
+
 def read_model(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
     """Returns `ModelSettings` and `MeshSettings` alone: a model without the run around it."""
     hints = typing.get_type_hints(_load(*RUN_SECTION))
@@ -98,7 +104,11 @@ def _get_config(file: Path, arg: str) -> ml_collections.ConfigDict:
     if not file.is_file():
         near = did_you_mean(file.name, [path.name for path in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
         raise UserError(f"--config: {file} does not exist{near}")
-    above = str(file.resolve().parent.parent)
+    folder = file.resolve().parent
+    # configs/sweeps is a package in a package.
+    while (folder.parent / "__init__.py").exists():
+        folder = folder.parent
+    above = str(folder.parent)
     if above not in sys.path:
         sys.path.insert(0, above)
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)

@@ -30,6 +30,8 @@ ARROWS = {
     "view": ("data", "codeflow", "objectives.weights"),
     # Reports read what a run has written; nothing in evaluate/ starts a model.
     "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best", "train.atomic"),
+    # It starts commands, each in a process of its own, and reads what they wrote.
+    "sweep": ("evaluate", "train"),
     "cli": (EVERYTHING,),
     "settings": (),
     "errors": (),

@@ -25,7 +25,7 @@ def check_same_run(workdir: str, about: Mapping[str, Any], config: dict[str, Any
 
 
 def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not _may_change(key))
+    differing = sorted(key for key in old | new if old.get(key) != new.get(key) and not may_change(key))
     if differing:
         listed = "\n  ".join(f"{key}: was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
         raise UserError(
@@ -33,7 +33,8 @@ def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) 
         )
 
 
-def _may_change(key: str) -> bool:
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value of this setting."""
     return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
 
 

@@ -122,6 +122,14 @@ OPTIONS = {
         "--port PORT",
         "--served-model-name NAME",
     ],
+    "sweep": [
+        "-h, --help",
+        "--config FILE[:ARG]",
+        "--workdir DIR",
+        "--input [NAME=]FILE",
+        "--only VARIANT[/SEED]",
+        "--print-jobs",
+    ],
     "export": [
         "-h, --help",
         "--workdir DIR",

@@ -126,6 +126,7 @@ def test_one_device_gives_the_numbers_of_eight(finished, evaluated, tmp_path, mo
     np.testing.assert_allclose(numbers(read(tmp_path)[1]), numbers(read(evaluated)[1]), rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_is_evaluated_against_the_configs_model_like_the_checkpoint_that_it_was_exported_from(
     dataset, finished, evaluated, tmp_path
 ):
@@ -141,6 +142,7 @@ def test_a_folder_is_evaluated_against_the_configs_model_like_the_checkpoint_tha
     np.testing.assert_allclose(numbers(read(tmp_path / "out")[1]), numbers(read(evaluated)[1]), rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_adapters_are_evaluated_against_their_base(dataset, tmp_path):
     adapted = run(dataset, tmp_path / "run", **{"model.lora.rank": 2, "optimizer.learning_rate": 0.01})
     assert main(["heldout", f"--workdir={adapted}", f"--out={tmp_path / 'out'}"]) == 0

@@ -1,0 +1,85 @@
+"""What a sweep refuses before it runs anything."""
+
+import pytest
+
+from iterpref_jax.__main__ import main
+from iterpref_jax.errors import UserError
+from iterpref_jax.sweep.settings import SweepSettings, Variant
+from tests.support.runs import ROOT
+
+SWEEPS = ROOT / "configs" / "sweeps"
+
+
+def sweep(*words, tmp_path):
+    return main(["sweep", f"--workdir={tmp_path}", *words])
+
+
+def settings(**changes):
+    known = {"config": "c.py", "overrides": (), "commands": (), "seeds": (0,)}
+    return SweepSettings(**known | {"variants": tuple(Variant(name=n, overrides=()) for n in "ab")} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "different seeds"),
+        ({"seeds": (1, 1)}, "different seeds"),
+        ({"variants": (Variant(name="a", overrides=()),)}, "at least two variants"),
+        ({"variants": (Variant(name="a", overrides=()),) * 2}, "different names"),
+    ],
+)
+def test_a_sweep_needs_variants_and_seeds(changes, message):
+    with pytest.raises(UserError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize("word", ["seed=3", "build.eval_fraction=0.5", "build.seed=1"])
+def test_a_variant_that_holds_other_tasks_out_is_refused(word):
+    with pytest.raises(UserError, match="hold the same tasks out"):
+        Variant(name="a", overrides=(word,))
+
+
+def test_a_variant_whose_name_is_no_folder_is_refused():
+    with pytest.raises(UserError, match="it names a folder"):
+        Variant(name="../a", overrides=())
+
+
+def test_variants_with_datasets_of_their_own_need_input(tmp_path, capsys):
+    assert sweep(f"--config={SWEEPS}/negatives.py", "--config.data.path=somewhere", tmp_path=tmp_path) == 1
+    assert "has a dataset of its own (build.pairs.choose=first): give --input=FILE" in capsys.readouterr().err
+
+
+def test_a_missing_named_input_is_named(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text("")
+    assert sweep(f"--config={SWEEPS}/sampling.py", f"--input=debuging={tmp_path}/a.jsonl", tmp_path=tmp_path) == 1
+    assert "needs --input=debugging=FILE; there is debuging; did you mean 'debuging'?" in capsys.readouterr().err
+
+
+def test_a_dataset_beside_input_has_no_effect(tmp_path, capsys):
+    words = [f"--config={SWEEPS}/beta.py", "--config.data.path=d", f"--input={tmp_path}"]
+    assert sweep(*words, tmp_path=tmp_path) == 1
+    assert "--config.data.path has no effect with --input" in capsys.readouterr().err
+
+
+def test_an_unknown_run_of_only_gets_the_closest(tmp_path, capsys):
+    words = [f"--config={SWEEPS}/beta.py", "--config.data.path=d", "--only=beta=0.3"]
+    assert sweep(*words, tmp_path=tmp_path) == 1
+    assert "there is no such variant or run; did you mean 'beta=0." in capsys.readouterr().err
+
+
+def test_printed_jobs_are_commands_and_nothing_is_run(tmp_path, capsys):
+    words = [f"--config={SWEEPS}/beta.py:seeds=1", "--config.data.path=d", "--only=beta=0.5/0", "--print-jobs"]
+    assert sweep(*words, tmp_path=tmp_path / "sweep") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert len(lines) == 1
+    train, heldout = lines[0].split(" && ")
+    assert train.startswith("iterpref train ")
+    assert "--config.objective.link.beta=0.5 --config.seed=0" in train
+    assert heldout.startswith("iterpref heldout --workdir=")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_an_override_that_the_config_refuses_names_the_variant(tmp_path, capsys):
+    words = [f"--config={SWEEPS}/alpha.py", "--config.data.path=d", "--config.objective.recipe=dpo"]
+    assert sweep(*words, tmp_path=tmp_path) == 1
+    assert "variant 'alpha=1.0': objective.alpha = 1.0 has no effect" in capsys.readouterr().err
