@@ -38,7 +38,7 @@ def make(
     sweep.overrides = overrides
     sweep.variants = tuple({"name": name, "overrides": words} for name, words in variants.items())
     sweep.seeds = tuple(range(options.seeds))
-    # `iterpref` words to run after each run, such as
-    # "eval --config={config} --workdir={run} --benchmark=humaneval --out={out}"; scores of OUT/results.json join the table.
+    # `iterpref` words to run after each run; scores of OUT/results.json join the table. Such as
+    # "eval --config={config} --workdir={run} --benchmark=humaneval --out={out}".
     sweep.commands = ()
     return sweep

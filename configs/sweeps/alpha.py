@@ -4,7 +4,8 @@
 
 Cost: 5 variants x 3 seeds = 15 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
-The paper uses 1.0, the first variant. Its meaning depends on objective.nll_norm (the base config's stays).
+The paper uses 1.0, the first variant; the other values are ours. What alpha means depends on objective.nll_norm.
+Expected: no result of ours yet.
 """
 
 from configs import sweeps

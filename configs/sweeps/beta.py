@@ -4,7 +4,8 @@
 
 Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
-The paper uses 0.1, the first variant. Margins of rewards scale with beta: compare focus/* and logratios/*, which do not.
+The paper uses 0.1, the first variant; the other values are ours. Margins of rewards scale with beta: compare focus/*
+and logratios/*, which do not. Expected: no result of ours yet.
 """
 
 from configs import sweeps

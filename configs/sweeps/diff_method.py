@@ -4,7 +4,7 @@
 
 Cost: 2 variants x 3 seeds = 6 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
-Expected: the paper reports the LCS ahead of prefix and suffix. The two differ only where a repair has several places.
+The two differ only where a repair has several places. Expected: no result of ours yet.
 """
 
 from configs import sweeps

@@ -3,8 +3,8 @@
     iterpref sweep --config=configs/sweeps/model_size.py --input=trajectories.jsonl --workdir=SWEEP
 
 Cost: 6 variants x 3 seeds; chip hours grow with the parameters (`iterpref plan` of each). Print the jobs and send each
-to devices that hold it. From 14B on the learning rate is 5e-6 (paper, App. A.3). Log-ratios of models of different size
-are no common scale: compare accuracies.
+to devices that hold it. From 14B on the learning rate is 5e-6 (paper, App. A.3). Log-ratios of models of different
+sizes have no common scale: compare accuracies. Expected: no result of ours yet.
 """
 
 from configs import sweeps

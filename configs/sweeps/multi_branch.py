@@ -5,7 +5,7 @@
 Cost: 3 variants x 3 seeds = 9 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 `all` and `tree` train on the same pairs; `tree` draws histories instead of pairs and computes their common part once.
-Expected: no result yet; `tree` at fewer tokens (the table's cost). Set train.steps for equal updates.
+Expected: no result yet; `tree` with fewer tokens (the table's cost). Set train.steps for equal updates.
 """
 
 from configs import sweeps

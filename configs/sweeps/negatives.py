@@ -4,8 +4,8 @@
 
 Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
-Expected (paper, average): first 62.2, last 63.7, random 64.4. `all` has more pairs, so its epochs are longer: all variants
-make the updates of three epochs of `random` only if train.steps is set (--config.train.steps=N --config.train.epochs=0).
+Expected (paper, average): first 62.2, last 63.7, random 64.4. `all` has more pairs and so longer epochs; for equal
+updates say --config.train.steps=N --config.train.epochs=0.
 """
 
 from configs import sweeps

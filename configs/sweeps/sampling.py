@@ -3,11 +3,13 @@
     iterpref sweep --config=configs/sweeps/sampling.py --input=debugging=histories.jsonl \\
       --input=sampling=pairs.jsonl --workdir=SWEEP
 
-`sampling` are pairs of a passing and a failing answer that were drawn independently; give both files the same task names,
-so that the same tasks are held out. Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+`sampling` are pairs of a passing and a failing answer that were drawn independently. Give both files the same task
+names, so that the same tasks are held out; all are evaluated on the held-out pairs of `debugging`.
+
+Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
-Expected: the paper reports debugging ahead, and focal objectives of little use on samples, which differ nearly everywhere.
-Both are evaluated on the held-out pairs of `debugging`.
+Expected: no result of ours yet. Samples differ nearly everywhere, so D- is long and build.filters.max_focus_lines drops
+many of them: look at the datasets' reports before comparing.
 """
 
 from configs import sweeps

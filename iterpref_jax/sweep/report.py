@@ -45,7 +45,7 @@ def table(title: str, about: str, content: dict[str, Any], pictures: list[str]) 
     parts = [f"# Sweep {title}\n", about.strip() + "\n", NOTE]
     if content["unfinished"]:
         parts.append(f"Not finished: {', '.join(content['unfinished'])}.\n")
-    parts.append("## Held-out pairs" + (" and scores\n" if len(shown) > len(SHOWN) else "\n"))
+    parts.append("## Held-out pairs" + (" and scores\n" if _scores(content) else "\n"))
     parts += _rows(shown, {name: found["metrics"] for name, found in variants.items()}, _mean)
     gaps = {name: found["difference"] for name, found in variants.items() if found.get("difference")}
     if gaps:
@@ -57,10 +57,21 @@ def table(title: str, about: str, content: dict[str, Any], pictures: list[str]) 
 
 
 def shown_metrics(content: dict[str, Any]) -> list[str]:
-    """Returns the metrics of the table: `SHOWN`, and scores of extra commands."""
-    names = dict.fromkeys(name for found in content["variants"].values() for name in found["metrics"])
-    scores = [name for name in names if " pass@" in name]
-    return [name for name in SHOWN if name in names] + scores
+    """Returns the metrics of the table, as far as a run has them: `SHOWN`, and scores of extra commands."""
+    return _present(SHOWN, content) + _scores(content)
+
+
+def _scores(content: dict[str, Any]) -> list[str]:
+    return [name for name in _names(content) if " pass@" in name]
+
+
+def _present(wanted: tuple[str, ...], content: dict[str, Any]) -> list[str]:
+    names = _names(content)
+    return [name for name in wanted if name in names]
+
+
+def _names(content: dict[str, Any]) -> dict[str, None]:
+    return dict.fromkeys(name for found in content["variants"].values() for name in found["metrics"])
 
 
 def _rows(metrics: list[str], values: dict[str, dict[str, Any]], cell: Any) -> list[str]:
@@ -92,9 +103,8 @@ def _draw(workdir: Path, content: dict[str, Any]) -> list[str]:
     import matplotlib.pyplot as plt
 
     variants = {name: found for name, found in content["variants"].items() if found["seeds"]}
-    names = [name for name in (*DRAWN, *shown_metrics(content)[len(SHOWN) :]) if variants]
     drawn = []
-    for metric in names:
+    for metric in _present(DRAWN, content) + _scores(content):
         figure, axes = plt.subplots(figsize=(7, 1.2 + 0.4 * len(variants)), layout="constrained")
         for place, found in enumerate(variants.values()):
             _dot(axes, place, metric, found)
