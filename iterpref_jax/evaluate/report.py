@@ -26,6 +26,7 @@ TABLE = (
     "logps/chosen",
     "logps/rejected",
 )
+GROUP_TABLE = ("rewards/accuracies", "rewards/margins", "focus/accuracies")
 EXPLANATION = """\
 Rewards are beta times the sum of log-ratios (policy against reference) over the *weighted* tokens of a side: under a
 focal recipe the rejected side is its focus alone. At step 0 the policy is the reference, so every reward is 0 and the
@@ -52,7 +53,7 @@ def write(workdir: str) -> epath.Path:
     )
     account = goodput.account(goodput.read(times))
     parts = [f"# Run {folder.name}\n", _summary(train, starts), running.speed(train, starts), _held_out_table(held_out)]
-    parts += [EXPLANATION, *_shown(pictures.draw_metrics(folder, train, held_out))]
+    parts += [EXPLANATION, _group_table(held_out), *_shown(pictures.draw_metrics(folder, train, held_out))]
     parts += [running.goodput(account), *_shown(pictures.draw_goodput(folder, account))]
     parts += _shown(pictures.draw_throughput(folder, running.settled(train, starts)))
     parts += [running.hosts(hosts), running.checkpoints(folder / "checkpoints", held_out, _best(folder))]
@@ -87,6 +88,21 @@ def _summary(train: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
         f"{last['step']} updates{stopped}; {rate:.1f} pairs/s, {tokens:.0f} tokens/s, {padding:.0%} padding; "
         f"training loss {train[0]['loss']:.4f} -> {last['loss']:.4f}.\n"
     )
+
+
+def _group_table(lines: list[dict[str, Any]]) -> str:
+    """Returns the metrics of groups of held-out pairs at the end; runs without preference have none."""
+    last = lines[-1] if lines else {}
+    groups = [name.removesuffix("/pairs") for name in last if name.endswith("/pairs")]
+    if not groups:
+        return ""
+    rows = []
+    for group in groups:
+        values = (last.get(f"{group}/{metric}") for metric in GROUP_TABLE)
+        cells = " | ".join("" if value is None else f"{value:.4f}" for value in values)
+        rows.append(f"| {group} | {last[f'{group}/pairs']} | {cells} |\n")
+    head = f"### By group, step {last['step']}\n\n| | pairs | {' | '.join(GROUP_TABLE)} |\n|---|---|---|---|---|\n"
+    return head + "".join(rows)
 
 
 def _held_out_table(lines: list[dict[str, Any]]) -> str:

@@ -114,7 +114,8 @@ class Planner:
         if loaded.settings.objective.uses_reference:
             words.append(f"reference.path={self._reference(loaded, data)}")
         whole = ("--reference=" + self._whole_reference(loaded, held_data), f"--config.data.path={held_data}")
-        steps = dict.fromkeys((*builds, *held_builds))
+        # Equal builds may be said in different words.
+        steps = {step.dataset: step for step in (*held_builds, *builds)}.values()
         train = Step(TRAIN, ("train", f"--config={self.spec}", *_flags(words), f"--workdir={folder}"))
         heldout = Step(HELDOUT, ("heldout", f"--workdir={folder}", f"--out={folder / HELDOUT}", *whole))
         extra = (self._extra(number, command, folder) for number, command in enumerate(self.sweep.commands))
@@ -172,7 +173,7 @@ class Planner:
 
 def script(jobs: Sequence[Job]) -> list[str]:
     """Returns the commands as a shell script: datasets first, then a line a run, which may go to different machines."""
-    builds = dict.fromkeys(step for job in jobs for step in job.steps if step.dataset)
+    builds = {step.dataset: step for job in jobs for step in job.steps if step.dataset}.values()
     lines = ["#!/bin/sh", "# datasets: before all runs", *map(str, builds), "# runs: a line each, in any order"]
     return lines + [" && ".join(str(step) for step in job.steps if not step.dataset) for job in jobs]
 

@@ -42,7 +42,7 @@ def table(title: str, about: str, content: dict[str, Any], pictures: list[str]) 
     """Returns table.md."""
     variants = content["variants"]
     shown = shown_metrics(content)
-    parts = [f"# Sweep {title}\n", about.strip() + "\n", NOTE]
+    parts = [f"# Sweep {title}\n", *([about.strip() + "\n"] if about.strip() else []), NOTE]
     if content["unfinished"]:
         parts.append(f"Not finished: {', '.join(content['unfinished'])}.\n")
     parts.append("## Held-out pairs" + (" and scores\n" if _scores(content) else "\n"))

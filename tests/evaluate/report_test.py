@@ -125,6 +125,14 @@ def test_the_best_of_the_kept_checkpoints_is_named(tmp_path):
     assert text.count("best by") == 1
 
 
+def test_groups_of_held_out_pairs_are_a_table(tmp_path):
+    group = {"error_type/KeyError/pairs": 7, "error_type/KeyError/rewards/accuracies": 0.5}
+    text = write(tmp_path, [update(1), {"step": 1, "split": "eval", "loss": 0.5} | group])
+    assert "### By group, step 1" in text
+    assert "| error_type/KeyError | 7 | 0.5000 |  |  |" in text
+    assert "By group" not in write(tmp_path, [update(1), {"step": 1, "split": "eval", "loss": 0.5}])
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not the folder of a training run"):
         report.write(str(tmp_path))

@@ -1,5 +1,6 @@
 """Runs of several real processes: the numbers of one, and the same numbers after any of them was killed."""
 
+import json
 import signal
 
 import pytest
@@ -58,6 +59,18 @@ def two(alone, tmp_path_factory):
 
 def test_two_processes_get_the_numbers_of_one(alone, two):
     assert_close(two[0], alone[2])
+
+
+def test_two_processes_evaluate_whole_pairs_as_one_does(two, alone, tmp_path):
+    def rows(count):
+        out = tmp_path / str(count)
+        run_all(count, "heldout", f"--workdir={two[0]}", f"--out={out}", cache=alone[1], logs=tmp_path)
+        return [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+
+    for found, expected in zip(rows(2), rows(1), strict=True):
+        assert found["pair_id"] == expected["pair_id"]
+        for name, sums in expected["sums"].items():
+            assert found["sums"][name] == pytest.approx(sums, rel=RELATIVE, abs=1e-5)
 
 
 def test_one_process_speaks_for_all(two):
