@@ -54,7 +54,8 @@ def joined(name: str, argv: Sequence[str], chosen: argparse.Namespace, config: A
     """Runs the body in all processes of a command together: started alike, ended together."""
 
     def advice() -> str:
-        return f"{_saved(chosen.workdir)}; start all processes again to go on: {command(name, argv)}"
+        saved = f"{_saved(chosen.workdir)}; " if chosen.workdir else ""
+        return f"{saved}start all processes again to go on: {command(name, argv)}"
 
     with together(read(chosen, config), advice):
         alike.check_program(name, settings.to_json(config))

@@ -109,7 +109,7 @@ def _draw(workdir: Path, content: dict[str, Any]) -> list[str]:
         for place, found in enumerate(variants.values()):
             _dot(axes, place, metric, found)
         axes.set_yticks(range(len(variants)), list(variants))
-        axes.invert_yaxis()
+        axes.set_ylim(len(variants) - 0.5, -0.5)
         axes.grid(alpha=0.3)
         axes.set(title=f"{metric}: mean over seeds, 95% t interval")
         stem = metric.replace("/", "_").replace(" ", "_")

@@ -75,10 +75,13 @@ def run(jobs: Sequence[Job]) -> tuple[dict[str, str], bool]:
 
 def _run(job: Job, should_stop: Callable[[], bool], advance: Advance) -> bool:
     """Runs the steps that are left of one run; False if it was asked to stop."""
+    left = _left(job)
+    if not left:
+        return True
     job.folder.mkdir(parents=True, exist_ok=True)
     state = _state(job) | {"identity": job.identity}
     _write(job, state)
-    for step in _left(job):
+    for step in left:
         if should_stop():
             return False
         say(f"{job}: {step.name} ({job.folder / step.name}.log)")

@@ -71,12 +71,24 @@ def start_and_kill(folder, config, number):
     return child.wait(), run
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_sweep_that_is_killed_goes_on_to_one_table(tmp_path, number):
+def test_a_sweep_that_is_told_to_end_saves_first_and_says_how_to_go_on(tmp_path):
     make_dataset(tmp_path)
     config = write_sweep(tmp_path)
-    status, run = start_and_kill(tmp_path, config, number)
-    assert status in (130, -signal.SIGKILL)
+    status, run = start_and_kill(tmp_path, config, signal.SIGTERM)
+    assert status == 130
+    assert "stopped; the same command goes on" in (tmp_path / "killed.log").read_text()
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()]
+    run_cli(*words(tmp_path, config), "--only=sft/0", cache=tmp_path / "cache")
+    assert updates(run) == [1, 2]
+    results = json.loads((tmp_path / "sweep" / "results.json").read_text())
+    assert results["unfinished"] == ["sft/seed-1", "target_rpo/seed-0", "target_rpo/seed-1"]
+
+
+def test_a_sweep_that_is_killed_goes_on_to_one_table_and_runs_nothing_twice(tmp_path):
+    make_dataset(tmp_path)
+    config = write_sweep(tmp_path)
+    status, run = start_and_kill(tmp_path, config, signal.SIGKILL)
+    assert status == -signal.SIGKILL
     before = json.loads((run / "sweep.json").read_text())["steps"]
     done = run_cli(*words(tmp_path, config), cache=tmp_path / "cache")
     assert updates(run) == [1, 2]
@@ -94,8 +106,6 @@ def test_a_sweep_that_is_killed_goes_on_to_one_table(tmp_path, number):
     assert (tmp_path / "sweep" / "focus_accuracies.svg").exists()
     assert "table: " in done.stderr
 
-    if number == signal.SIGKILL:
-        return
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "runs").rglob("*") if path.is_file()}
     run_cli(*words(tmp_path, config), cache=tmp_path / "cache")
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
