@@ -5,6 +5,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from iterpref_jax.data.batch import empty_batch
@@ -16,6 +17,7 @@ from iterpref_jax.models.transformer import init_params
 from iterpref_jax.objectives.links import LinkSettings
 from iterpref_jax.objectives.preference import ObjectiveSettings, normalisers
 from iterpref_jax.train import step as train_step
+from iterpref_jax.train.gradients import microbatch, used
 from tests.support.examples import index_of
 
 COMPUTE = Compute(compute_dtype="float32", remat="full", attention="xla", logits_mb=0)
@@ -87,6 +89,17 @@ def make_batch(examples, rows, objective, order=None, reference=None):
     return batch, packed
 
 
+def accumulated(compute, batch):
+    """The sum of `compute(microbatch)` over the microbatches that hold pairs: the plain form of the train step's."""
+    shapes = jax.eval_shape(compute, jax.eval_shape(lambda b: microbatch(b, 0), batch))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
+
+    def add(number, total):
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, compute(microbatch(batch, number)))
+
+    return jax.lax.fori_loop(0, used(batch), add, zeros)
+
+
 @functools.cache
 def _loss_and_grads(decoder, objective):
     grad = jax.value_and_grad(train_step.make_loss(decoder, objective), has_aux=True)
@@ -94,13 +107,13 @@ def _loss_and_grads(decoder, objective):
     @jax.jit
     def run(params, batch):
         norms = normalisers(objective, batch.pair_weight_RP, batch.nll_weight_RE)
-        return train_step._accumulate(lambda micro: grad(params, micro, norms), batch)
+        return accumulated(lambda micro: grad(params, micro, norms), batch)
 
     return run
 
 
 def loss_and_grads(decoder, params, batch, objective):
-    """The whole batch's loss, metrics and gradients, through the same accumulation as the train step."""
+    """The whole batch's loss, metrics and gradients, summed over its microbatches."""
     (loss, metrics), grads = _loss_and_grads(decoder, objective)(params, batch)
     return loss, metrics, grads
 

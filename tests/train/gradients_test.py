@@ -57,7 +57,7 @@ def added_up(decoder, params):
     @jax.jit
     def run(trained, batch):
         norms = normalisers(OBJECTIVE, batch.pair_weight_RP, batch.nll_weight_RE)
-        return train_step._accumulate(lambda micro: grad(trained, micro, norms), batch)
+        return models.accumulated(lambda micro: grad(trained, micro, norms), batch)
 
     return run(trained, batch())[1]
 
