@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax.codeflow import filters, focus, records
-from iterpref_jax.codeflow.endpoint import WASTE, Journal
+from iterpref_jax.codeflow.endpoint import ANSWER, WASTE, Journal
 from iterpref_jax.codeflow.generate import plots
 from iterpref_jax.codeflow.generate.judge import JUDGED
 from iterpref_jax.codeflow.generate.outcome import ENDS, Outcome
@@ -30,10 +30,10 @@ def make(
     outcomes: Iterable[Outcome],
     pairs: Sequence[records.Pair],
     dropped: collections.Counter[str],
-    journal: Journal,
+    bills: dict[str, Any],
     about: dict[str, Any],
 ) -> Report:
-    """Returns the report: everything in it is a count or a sum, so that the reports of shards add up."""
+    """Returns the report; `bills` as of `bills_of`."""
     counts = _Counts()
     for outcome in outcomes:
         counts.add(outcome)
@@ -51,8 +51,16 @@ def make(
         "pairs": len(pairs),
         "dropped_pairs": dict(sorted(dropped.items())),
         "diff_lines": _diff_sizes(pairs),
-        "spent": {name: dataclasses.asdict(total) for name, total in journal.totals().items()},
-        "wasted": {name: dataclasses.asdict(total) for name, total in journal.totals(WASTE).items()},
+        **bills,
+    }
+
+
+def bills_of(journal: Journal) -> dict[str, Any]:
+    """Returns what answers took by purpose, whole ones (`spent`) and those that broke off (`wasted`)."""
+    kinds = {"spent": ANSWER, "wasted": WASTE}
+    return {
+        kind: {name: dataclasses.asdict(total) for name, total in journal.totals(known).items()}
+        for kind, known in kinds.items()
     }
 
 
@@ -139,13 +147,13 @@ def _calls(report: Report) -> str:
     lines = [(name, *(group[field] for field in SPENT[:3]), f"{group['cost']:.4f}") for name, group in groups]
     total = total_spent(report)
     lines.append(("all", *(int(total[field]) for field in SPENT[:3]), f"{total['cost']:.4f}"))
-    table = table(("purpose", "calls", "prompt tokens", "completion tokens", "USD"), lines)
+    listed = table(("purpose", "calls", "prompt tokens", "completion tokens", "USD"), lines)
     if not report["pairs"]:
-        return table
+        return listed
     per_pair = (
         f"A pair took {total['calls'] / report['pairs']:.1f} calls and {total['cost'] / report['pairs']:.4f} USD."
     )
-    return f"{table}\n\n{per_pair}"
+    return f"{listed}\n\n{per_pair}"
 
 
 def _scores(report: Report) -> str:
