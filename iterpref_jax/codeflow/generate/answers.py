@@ -134,7 +134,8 @@ def _outline(node: ast.stmt) -> ast.stmt | None:
         return node
     if isinstance(node, ast.Assign | ast.AnnAssign):
         # A field without a value (of a dataclass, a named tuple) is an argument of the constructor.
-        node.value = ast.Constant(...) if node.value is not None else None
+        if node.value is not None:
+            node.value = ast.Constant(...)
         return node
     return None
 
