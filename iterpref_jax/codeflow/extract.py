@@ -84,7 +84,28 @@ def blocks(text: str, *, nested: bool = False) -> list[Block]:
 
 def parses(code: str) -> bool:
     """Returns whether `code` is Python."""
-    return _tree(code) is not None
+    return tree_of(code) is not None
+
+
+def tree_of(code: str) -> ast.Module | None:
+    """Returns the syntax tree of `code`, None if it is no Python."""
+    try:
+        return parsed(code)
+    except ValueError:
+        return None
+
+
+def parsed(code: str) -> ast.Module:
+    """Returns the syntax tree of `code`; raises ValueError with a reason for what is no Python, or too deep."""
+    try:
+        with warnings.catch_warnings():
+            # Of invalid escapes in strings, which are the program's own affair.
+            warnings.simplefilter("ignore")
+            return ast.parse(code)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(str(error)) from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("it is nested too deeply for Python's parser") from error
 
 
 def _block(opening: re.Match[str], lines: Iterator[str], nested: bool) -> Block:
@@ -129,18 +150,8 @@ def _bare(text: str) -> str:
 
 def _is_program(code: str) -> bool:
     """Returns whether `code` parses and does something: one word of prose is a valid expression too."""
-    tree = _tree(code)
+    tree = tree_of(code)
     return tree is not None and any(not isinstance(node, ast.Expr) for node in tree.body)
-
-
-def _tree(code: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            # Of invalid escapes in strings, which are the program's own affair.
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _ended(code: str) -> str:

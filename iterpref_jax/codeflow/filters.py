@@ -13,12 +13,11 @@ import functools
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from iterpref_jax.codeflow import extract, records, rows
 from iterpref_jax.codeflow import focus as focusing
-from iterpref_jax.codeflow import records, rows
 from iterpref_jax.errors import UserError
 
 _BOILERPLATE_ROWS = 3
@@ -208,16 +207,7 @@ def _ambiguous_and_tokens(lines: list[str]) -> tuple[list[str], list[str]]:
 
 
 # Pairs of one task follow each other and share their chosen program.
-@functools.lru_cache(maxsize=2)
-def _tree(code: str) -> ast.AST | None:
-    try:
-        with warnings.catch_warnings():
-            # Invalid escapes in strings warn on every parse.
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        # Programs of models: no syntax, NUL characters (ValueError), or nesting beyond the parser's stack.
-        return None
+_tree = functools.lru_cache(maxsize=2)(extract.tree_of)
 
 
 def _equal_nodes(one: Any, other: Any) -> bool:

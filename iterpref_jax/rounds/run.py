@@ -32,6 +32,10 @@ class RoundsSettings:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise UserError(f"rounds.count: wanted at least 1, got {self.count}")
+        try:
+            shlex.split(self.serve)
+        except ValueError as error:
+            raise UserError(f"rounds.serve: {self.serve!r} is no command of a shell: {error}") from error
         for field in ("{model}", "{port}", "{name}"):
             if self.serve and field not in self.serve:
                 raise UserError(
@@ -96,19 +100,27 @@ def _generate(
     port = server.free_port()
     # Where the server listens says nothing about what was done.
     if not stages.is_done("generate", words):
-        command = _server(model, port, asked, settings)
+        command = server_command(model, port, asked, settings)
         with server.serving(command, port, folder / "serve.log", settings.start_s) as url:
             run = [*words, f'--config.endpoint.base_urls=("{url}",)']
             stages.run("generate", run, out / "report.json", known_as=words)
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
-def _server(model: str, port: int, asked: Asked, settings: RoundsSettings) -> list[str]:
+def server_command(model: str, port: int, asked: Asked, settings: RoundsSettings) -> list[str]:
+    """Returns the command that serves `model` at `port`: the user's, or our own."""
     if settings.serve:
-        values = {"model": model, "port": port, "name": NAME}
-        return [word.format(**values) for word in shlex.split(settings.serve)]
+        values = {"{model}": model, "{port}": str(port), "{name}": NAME}
+        # Not `format`: other braces in the command, such as JSON, are its own.
+        return [_filled(word, values) for word in shlex.split(settings.serve)]
     own = [*ITERPREF, "serve", *asked.words, f"--model={model}", f"--port={port}"]
     return [*own, f"--served-model-name={NAME}"]
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
 
 
 def _line(report: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -16,30 +18,46 @@ from iterpref_jax.progress import say
 
 HOST = "127.0.0.1"
 TAIL = 2000
+# A server that was asked to end has so many seconds.
+END_S = 30.0
 
 
 @contextlib.contextmanager
 def serving(command: Sequence[str], port: int, log: Path, start_s: float) -> Iterator[str]:
     """Starts a server and yields its URL once it answers; its output goes to `log`. It ends with the block.
 
-    Raises UserError if it ends before, or does not answer within `start_s` seconds.
+    Raises UserError if it ends before, does not answer within `start_s` seconds, or cannot be started.
     """
     say(f"serving the model: {shlex.join(command)} (its output: {log})")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        running = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        try:
+            running = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        except OSError as error:
+            raise UserError(f"rounds.serve: {command[0]}: {error.strerror}; is it installed here?") from error
         try:
             _await(running, port, log, start_s)
             yield f"http://{HOST}:{port}/v1"
         finally:
-            running.terminate()
-            running.wait()
+            _end(running)
 
 
 def free_port() -> int:
     """Returns a port that nothing listens at now."""
     with socket.create_server((HOST, 0)) as bound:
         return bound.getsockname()[1]
+
+
+def _end(running: subprocess.Popen) -> None:
+    """Asks the server to end, and kills what is left of its session: servers of large models have processes below."""
+    try:
+        running.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(END_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def _await(running: subprocess.Popen, port: int, log: Path, start_s: float) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import transformers
@@ -14,7 +15,8 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.hf_config import from_hf
 from iterpref_jax.models.transformer import init_params
-from iterpref_jax.rounds.run import RoundsSettings, as_markdown
+from iterpref_jax.rounds import server
+from iterpref_jax.rounds.run import Asked, RoundsSettings, as_markdown, server_command
 from tests.data import tiny
 from tests.support.runs import ROOT, command, environment
 
@@ -69,6 +71,14 @@ def words(model, out, **changes):
 def rounds(model, out, cache, **changes):
     pipes = dict(capture_output=True, text=True)
     return subprocess.run(words(model, out, **changes), env=environment(cache), cwd=ROOT, check=False, **pipes)
+
+
+def is_running(pid):
+    try:
+        # One that nobody waits for is dead all the same.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.slow
@@ -131,6 +141,47 @@ def test_a_server_that_ends_at_once_is_named_with_what_it_said(model, tmp_path, 
 def test_a_server_command_needs_all_places():
     with pytest.raises(UserError, match=r"lacks \{name\}"):
         RoundsSettings(count=1, serve="vllm serve {model} --port {port}", start_s=1.0)
+
+
+def test_a_server_command_is_read_as_a_shell_reads_it():
+    with pytest.raises(UserError, match="no command of a shell: No closing quotation"):
+        RoundsSettings(count=1, serve="vllm 'serve {model} {port} {name}", start_s=1.0)
+
+
+def test_a_server_is_started_with_braces_of_its_own_and_ends_with_its_processes(tmp_path):
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import http.server, json, subprocess, sys\n"
+        "below = subprocess.Popen(['sleep', '100'])\n"
+        "open(sys.argv[3], 'w').write(json.dumps([below.pid, sys.argv[2]]))\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200)\n"
+        "        self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
+    )
+    said = tmp_path / "said"
+    settings = RoundsSettings(
+        count=1, serve=f"{sys.executable} {script} {{port}} '{{\"a\": 1}}' {{model}} {{name}}", start_s=30.0
+    )
+    port = server.free_port()
+    words = server_command(str(said), port, Asked(words=(), model="", seed=0, tasks=""), settings)
+    with server.serving(words, port, tmp_path / "log", 30.0):
+        below, braces = json.loads(said.read_text())
+        assert braces == '{"a": 1}'
+        assert is_running(below)
+    deadline = time.monotonic() + 10
+    while is_running(below):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_server_that_is_not_installed_is_named(tmp_path):
+    with (
+        pytest.raises(UserError, match="no-such-server: No such file"),
+        server.serving(["no-such-server"], 1, tmp_path / "log", 1.0),
+    ):
+        pass
 
 
 def test_the_table_gives_shares_of_judged_tasks():

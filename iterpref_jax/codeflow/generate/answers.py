@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -46,8 +47,8 @@ def test_writer(code: str, least: int) -> Callable[[str], str]:
     def tests(text: str) -> str:
         found = program(text)
         try:
-            tree = ast.parse(found)
-        except (SyntaxError, ValueError, RecursionError) as error:
+            tree = extract.parsed(found)
+        except ValueError as error:
             raise ValueError(f"the tests are no Python: {error}") from error
         again = sorted(taken & {node.name for node in tree.body if isinstance(node, _DEFINITIONS)})
         if again:
@@ -71,7 +72,7 @@ def count_checks(tree: ast.AST) -> int:
 def interface(code: str) -> str:
     """Returns the signatures and docstrings of what `code` defines at its top level, without any body.
 
-    Of a program that does not parse: the lines that begin a definition.
+    Of a program that does not parse, or whose definitions are too deep to write: the lines that begin a definition.
 
     >>> print(interface("import os\\nLIMIT = 3\\ndef f(x: int = 1) -> int:\\n    'Adds.'\\n    return x + LIMIT"))
     LIMIT = ...
@@ -80,12 +81,14 @@ def interface(code: str) -> str:
         'Adds.'
         ...
     """
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return "\n".join(line for line in code.splitlines() if re.match(r"\s*(async def|def|class)\b", line))
-    kept = [_outline(node) for node in tree.body]
-    return ast.unparse(ast.fix_missing_locations(ast.Module([node for node in kept if node is not None], [])))
+    tree = extract.tree_of(code)
+    if tree is not None:
+        kept = [node for node in map(_outline, tree.body) if node is not None]
+        with contextlib.suppress(RecursionError):
+            outline = ast.unparse(ast.fix_missing_locations(ast.Module(kept, [])))
+            # An escape in a docstring may stand for half a surrogate pair, which no request can carry.
+            return outline.encode("utf-8", "backslashreplace").decode()
+    return "\n".join(line for line in code.splitlines() if re.match(r"\s*(async def|def|class)\b", line))
 
 
 def scores(text: str) -> dict[str, int]:
@@ -129,8 +132,10 @@ def _outline(node: ast.stmt) -> ast.stmt | None:
         docstring = node.body[:1] if ast.get_docstring(node) is not None else []
         node.body = [*docstring, *(child for child in kept if child is not None)] or [_dots()]
         return node
-    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-        node.value = ast.Constant(...)
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        # A field without a value (of a dataclass, a named tuple) is an argument of the constructor.
+        if node.value is not None:
+            node.value = ast.Constant(...)
         return node
     return None
 

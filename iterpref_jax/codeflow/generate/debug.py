@@ -75,14 +75,19 @@ class Solver:
         await self._freeze_tests(draft, code)
         for iteration in range(self._settings.max_refinements + 1):
             if iteration:
-                last = draft.steps[-1]
-                code = await self._writer.repair(draft.instruction, last.code, last.traceback, draft.test_code)
+                code = await self._repair(draft)
             if (await self._run(draft, iteration, code)).status == "pass":
                 draft.final = iteration
                 if not iteration:
                     raise _Ended("passed_first")
                 return
         raise _Ended("never_passed", draft.steps[-1].error_type)
+
+    async def _repair(self, draft: _Draft) -> str:
+        last = draft.steps[-1]
+        # A program that comes again would get the answer that it got before; without randomness no other is to be had.
+        again = sum(step.code == last.code for step in draft.steps[:-1]) if self._settings.temperature else 0
+        return await self._writer.repair(draft.instruction, last.code, last.traceback, draft.test_code, again)
 
     async def _sample(self, draft: _Draft) -> None:
         """Programs drawn independently; of those that pass one is final (after Code-Optimise and PLUM)."""

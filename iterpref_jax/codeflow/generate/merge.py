@@ -15,32 +15,37 @@ from iterpref_jax.codeflow.generate.outcome import Outcome
 from iterpref_jax.codeflow.generate.run import OUTCOMES, PAIRS, TRAJECTORIES
 from iterpref_jax.errors import UserError
 
+# What the shards of one generation agree on, and what it means.
+_SHARED = {
+    "settings": "settings, prompts, or model",
+    "pairing": "settings of pairs, filters, or judge",
+    "of_tasks": "number of tasks",
+}
+
 
 def merge(folders: Sequence[Path], out: Path) -> report.Report:
     """Writes outcomes, trajectories, pairs and the report of all shards into `out`, and returns the report.
 
     Tasks come in the order of their numbers; of pairs that are equal the first is kept. Raises UserError for folders
-    that are not all shards of one generation, each once.
+    that are not all shards of one generation, each once, and for an `out` that is one of them.
     """
+    if out.resolve() in [folder.resolve() for folder in folders]:
+        raise UserError(f"--out: {out} is the folder of a shard, which would be lost; name another")
     reports = [_report(folder) for folder in folders]
     _check(folders, reports)
     out.mkdir(parents=True, exist_ok=True)
     rows.write_rows(out / OUTCOMES, _in_order(folders))
-    made = (Outcome.from_json(_without_number(row)).trajectory() for row in _in_order(folders))
-    order = {}
-    found = []
-    for trajectory in made:
-        if trajectory is not None:
-            order[trajectory.task_id] = len(order)
-            found.append(trajectory)
-    records.write_trajectories(out / TRAJECTORIES, found)
+    order: dict[str, int] = {}
+    records.write_trajectories(out / TRAJECTORIES, _trajectories(folders, order))
     pairs = [pair for folder in folders for pair in _pairs(folder / PAIRS)]
     pairs.sort(key=lambda pair: order[pair.meta["trajectory"]])
     kept = list({filters.pair_key(pair): pair for pair in reversed(pairs)}.values())[::-1]
     records.write_pairs(out / PAIRS, kept)
-    whole: report.Report = _sum(reports) | {"pairs": len(kept)}
-    if len(kept) < len(pairs):
-        whole["dropped_pairs"]["duplicate"] = whole["dropped_pairs"].get("duplicate", 0) + len(pairs) - len(kept)
+    dropped = collections.Counter({"duplicate": len(pairs) - len(kept)} if len(kept) < len(pairs) else {})
+    for found in reports:
+        dropped.update(found["dropped_pairs"])
+    bills = {kind: dict(sorted(_add([found[kind] for found in reports]).items())) for kind in ("spent", "wasted")}
+    whole = report.make(_outcomes(folders), kept, dropped, bills, _about(reports))
     report.write(out, whole)
     return whole
 
@@ -48,11 +53,14 @@ def merge(folders: Sequence[Path], out: Path) -> report.Report:
 def _report(folder: Path) -> report.Report:
     path = folder / report.REPORT
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no report; has `iterpref generate --out={folder}` ended?") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict) or not {"shard", *_SHARED} <= set(found.get("about", ())):
+        raise UserError(f"{path}: no report of this version; start `iterpref generate --out={folder}` again")
+    return found
 
 
 def _check(folders: Sequence[Path], reports: Sequence[report.Report]) -> None:
@@ -60,14 +68,35 @@ def _check(folders: Sequence[Path], reports: Sequence[report.Report]) -> None:
     seen: dict[int, Path] = {}
     for folder, about in zip(folders, (found["about"] for found in reports), strict=True):
         number, count = about["shard"]
-        if count != first["shard"][1] or about["settings"] != first["settings"]:
-            raise UserError(f"{folder} and {folders[0]} are of different generations: their shards or settings differ")
+        differing = [meaning for name, meaning in _SHARED.items() if about[name] != first[name]]
+        differing += ["number of shards"] if count != first["shard"][1] else []
+        if differing:
+            raise UserError(f"{folder} and {folders[0]} are of different generations: {'; '.join(differing)} differ")
         if number in seen:
             raise UserError(f"{folder} and {seen[number]} are the same shard, {number}/{count}")
         seen[number] = folder
     missing = [f"{number}/{first['shard'][1]}" for number in range(first["shard"][1]) if number not in seen]
     if missing:
         raise UserError(f"shards are missing: {', '.join(missing)}; name all folders")
+
+
+def _about(reports: Sequence[report.Report]) -> dict[str, Any]:
+    tasks = sum(found["about"]["tasks"] for found in reports)
+    return reports[0]["about"] | {"tasks": tasks, "shard": [0, 1]}
+
+
+def _trajectories(folders: Sequence[Path], order: dict[str, int]) -> Iterator[records.Trajectory]:
+    """Yields the trajectories and notes their places in `order`."""
+    for outcome in _outcomes(folders):
+        trajectory = outcome.trajectory()
+        if trajectory is not None:
+            order[trajectory.task_id] = len(order)
+            yield trajectory
+
+
+def _outcomes(folders: Sequence[Path]) -> Iterator[Outcome]:
+    for row in _in_order(folders):
+        yield Outcome.from_json(_without_number(row))
 
 
 def _in_order(folders: Sequence[Path]) -> Iterator[rows.Row]:
@@ -89,13 +118,6 @@ def _pairs(path: Path) -> Iterator[records.Pair]:
 
 def _without_number(row: rows.Row) -> rows.Row:
     return {name: value for name, value in row.items() if name != "number"}
-
-
-def _sum(reports: Sequence[report.Report]) -> report.Report:
-    whole = _add([{name: value for name, value in found.items() if name != "about"} for found in reports])
-    tasks = sum(found["about"]["tasks"] for found in reports)
-    whole["error_types"] = dict(collections.Counter(whole["error_types"]).most_common())
-    return {"about": reports[0]["about"] | {"tasks": tasks, "shard": [0, 1]}, **whole}
 
 
 def _add(values: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax.codeflow import filters, focus, records
-from iterpref_jax.codeflow.endpoint import WASTE, Journal
+from iterpref_jax.codeflow.endpoint import ANSWER, WASTE, Journal
 from iterpref_jax.codeflow.generate import plots
 from iterpref_jax.codeflow.generate.judge import JUDGED
 from iterpref_jax.codeflow.generate.outcome import ENDS, Outcome
@@ -18,6 +18,7 @@ from iterpref_jax.codeflow.generate.outcome import ENDS, Outcome
 REPORT, PAGE = "report.json", "report.md"
 # Upper edges of the differences' sizes, in lines of the rejected side.
 DIFF_EDGES = (0, 1, 2, 3, 5, 10, 20, 50)
+MOST_CELL = 120
 SPENT = ("calls", "prompt_tokens", "completion_tokens", "cost")
 
 Report = dict[str, Any]
@@ -29,10 +30,10 @@ def make(
     outcomes: Iterable[Outcome],
     pairs: Sequence[records.Pair],
     dropped: collections.Counter[str],
-    journal: Journal,
+    bills: dict[str, Any],
     about: dict[str, Any],
 ) -> Report:
-    """Returns the report: everything in it is a count or a sum, so that the reports of shards add up."""
+    """Returns the report; `bills` as of `bills_of`."""
     counts = _Counts()
     for outcome in outcomes:
         counts.add(outcome)
@@ -50,8 +51,16 @@ def make(
         "pairs": len(pairs),
         "dropped_pairs": dict(sorted(dropped.items())),
         "diff_lines": _diff_sizes(pairs),
-        "spent": {name: dataclasses.asdict(total) for name, total in journal.totals().items()},
-        "wasted": {name: dataclasses.asdict(total) for name, total in journal.totals(WASTE).items()},
+        **bills,
+    }
+
+
+def bills_of(journal: Journal) -> dict[str, Any]:
+    """Returns what answers took by purpose, whole ones (`spent`) and those that broke off (`wasted`)."""
+    kinds = {"spent": ANSWER, "wasted": WASTE}
+    return {
+        kind: {name: dataclasses.asdict(total) for name, total in journal.totals(known).items()}
+        for kind, known in kinds.items()
     }
 
 
@@ -108,11 +117,11 @@ def as_markdown(report: Report, drawn: Sequence[tuple[str, str]]) -> str:
     parts = [
         f"# CodeFlow: {report['pairs']} pairs from {about['tasks']} tasks",
         f"Model: `{about['model']}`. " + _way(about),
-        "## Tasks\n\n" + _table(("end", "tasks", "meaning"), ends),
+        "## Tasks\n\n" + table(("end", "tasks", "meaning"), ends),
         "" if about["samples"] else "## Passing, by iteration\n\n" + _rates(report),
-        "## Pairs\n\n" + _table(("dropped", "pairs", "meaning"), dropped) if dropped else "",
+        "## Pairs\n\n" + table(("dropped", "pairs", "meaning"), dropped) if dropped else "",
         "## Calls\n\n" + _calls(report),
-        "## How versions failed\n\n" + _table(("error type", "versions"), list(report["error_types"].items())),
+        "## How versions failed\n\n" + table(("error type", "versions"), list(report["error_types"].items())),
         "## Tests\n\n" + _scores(report) if report["test_scores"] else "",
         *(f"![{title}](plots/{name}.png)" for name, title in drawn),
     ]
@@ -128,7 +137,7 @@ def _way(about: dict[str, Any]) -> str:
 def _rates(report: Report) -> str:
     lines = [(iteration, f"{rate:.1%}") for iteration, rate in enumerate(plots.pass_rates(report))]
     said = f"Of {report['judged_tasks']} tasks whose tests gave a verdict."
-    return f"{said}\n\n{_table(('iteration', 'passed so far'), lines)}"
+    return f"{said}\n\n{table(('iteration', 'passed so far'), lines)}"
 
 
 def _calls(report: Report) -> str:
@@ -138,23 +147,30 @@ def _calls(report: Report) -> str:
     lines = [(name, *(group[field] for field in SPENT[:3]), f"{group['cost']:.4f}") for name, group in groups]
     total = total_spent(report)
     lines.append(("all", *(int(total[field]) for field in SPENT[:3]), f"{total['cost']:.4f}"))
-    table = _table(("purpose", "calls", "prompt tokens", "completion tokens", "USD"), lines)
+    listed = table(("purpose", "calls", "prompt tokens", "completion tokens", "USD"), lines)
     if not report["pairs"]:
-        return table
+        return listed
     per_pair = (
         f"A pair took {total['calls'] / report['pairs']:.1f} calls and {total['cost'] / report['pairs']:.4f} USD."
     )
-    return f"{table}\n\n{per_pair}"
+    return f"{listed}\n\n{per_pair}"
 
 
 def _scores(report: Report) -> str:
     lines = [(name, *(found.get(str(n), 0) for n in range(1, 6))) for name, found in report["test_scores"].items()]
-    return _table(("score", "1", "2", "3", "4", "5"), lines)
+    return table(("score", "1", "2", "3", "4", "5"), lines)
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """Returns a Markdown table; what would break out of a cell is escaped, what is long is cut."""
     rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    # A program may name its exceptions as it likes.
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return text if len(text) <= MOST_CELL else text[:MOST_CELL] + "..."
 
 
 def _diff_sizes(pairs: Sequence[records.Pair]) -> dict[str, int]:

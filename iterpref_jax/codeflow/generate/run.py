@@ -63,6 +63,8 @@ class Run:
         # Of this start: what must not be kept, for the next start may do better.
         self._open: dict[str, Outcome] = {}
         self._spent: BudgetSpent | None = None
+        # Tasks of all shards together.
+        self._of_tasks = 0
 
     def go(self, tasks_file: str) -> report.Report:
         """Does what is left to do and writes the folder's files; `tasks_file` "" draws tasks from features.
@@ -88,7 +90,11 @@ class Run:
             self._write_outcomes(seeds)
             kept, dropped = await self._pairs(seeds, writer)
         made = report.make(
-            (outcome for _, outcome in self._outcomes(seeds)), kept, dropped, self._journal, self._about(seeds)
+            (outcome for _, outcome in self._outcomes(seeds)),
+            kept,
+            dropped,
+            report.bills_of(self._journal),
+            self._about(seeds),
         )
         report.write(self._folder, made)
         if self._spent is not None:
@@ -106,7 +112,9 @@ class Run:
                 json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
             found = tasks.from_features(tree, settings)
-        return [(n, seed) for n, seed in enumerate(found) if tasks.in_shard(seed, self._settings.shard)]
+        numbered = list(enumerate(found))
+        self._of_tasks = len(numbered)
+        return [(n, seed) for n, seed in numbered if tasks.in_shard(seed, self._settings.shard)]
 
     async def _grown(self, tree: features.Tree, writer: Writer) -> features.Tree:
         """Returns the tree after `evolve_rounds` questions for more features, each about the tree before it."""
@@ -202,14 +210,20 @@ class Run:
         return {"generate": settings, "sandbox": limits, "prompts": versions, "endpoint": model,
                 "samples": self._settings.samples}  # fmt: skip
 
+    def _what_changes_pairs(self) -> dict[str, Any]:
+        judge_version = self._prompts["judge_pair"].version if self._settings.generate.judge_pairs else None
+        return {"pairing": dataclasses.asdict(self._settings.pairing), "judge": judge_version}
+
     def _about(self, seeds: Sequence[tuple[int, tasks.Seed]]) -> dict[str, Any]:
         return {
             "tasks": len(seeds),
+            "of_tasks": self._of_tasks,
             "model": self._endpoint.model,
             "samples": self._settings.samples,
             "max_refinements": self._settings.generate.max_refinements,
             "shard": list(self._settings.shard),
             "settings": self._judged_by,
+            "pairing": _digest(self._what_changes_pairs()),
         }
 
 

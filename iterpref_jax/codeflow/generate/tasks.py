@@ -57,7 +57,10 @@ def from_file(path: rows.PathLike, style: str) -> Iterator[Seed]:
         if texts["task_id"] in seen:
             raise UserError(f"{place}: the task_id {texts['task_id']!r} also stands at {seen[texts['task_id']]}")
         seen[texts["task_id"]] = place
-        yield Seed(**texts, features=(), meta=rows.take(row, "meta", dict, place))
+        meta = rows.take(row, "meta", dict, place)
+        if "task" in meta and not rows.take(meta, "task", str, f"{place}: meta"):
+            raise UserError(f"{place}: the field 'task' of 'meta' is empty; name the task or leave it out")
+        yield Seed(**texts, features=(), meta=meta)
 
 
 def from_features(tree: features.Tree, settings: GenerateSettings) -> Iterator[Seed]:

@@ -40,9 +40,9 @@ class Writer:
         values |= {"style": STYLES[style], "checks": str(least)}
         return await self._ask("tests", answers.test_writer(code, least), values)
 
-    async def repair(self, instruction: str, code: str, feedback: str, tests: str) -> str:
+    async def repair(self, instruction: str, code: str, feedback: str, tests: str, sample: int = 0) -> str:
         values = {"instruction": instruction, "code": code, "feedback": feedback, "tests": tests}
-        return await self._ask("repair", answers.program, values)
+        return await self._ask("repair", answers.program, values, sample=sample)
 
     async def scores(self, instruction: str, code: str, tests: str) -> dict[str, int]:
         values = {"instruction": instruction, "code": code, "tests": tests}

@@ -81,3 +81,19 @@ def test_judgements_are_read_out_of_prose():
         answers.differ('{"differ_in_logic": "yes"}')
     with pytest.raises(ValueError, match="no JSON object"):
         answers.differ("[1]")
+
+
+def test_fields_without_a_value_stand_in_the_interface_because_a_constructor_takes_them():
+    said = answers.interface("@dataclass\nclass Point:\n    x: int\n    y: int = 0\n")
+    assert said == "@dataclass\nclass Point:\n    x: int\n    y: int = ..."
+
+
+@pytest.mark.parametrize("code", ["x = " + "-" * 100_000 + "1", "def f(a=" + "+".join("1" * 5000) + "):\n    return a"])
+def test_programs_too_deep_for_the_parser_are_wrong_answers_and_no_fault_of_ours(code):
+    assert answers.interface("def g():\n    pass\n" + code).startswith("def g():")
+    with pytest.raises(ValueError, match=r"no Python: it is nested too deeply|hold 0 checks"):
+        answers.test_writer("def g():\n    pass\n", 1)(f"```python\n{code}\n```")
+
+
+def test_an_interface_can_be_sent_whatever_a_docstring_holds():
+    assert answers.interface("def f():\n    '\\ud800'\n").encode()

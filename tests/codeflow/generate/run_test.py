@@ -11,6 +11,8 @@ import pytest
 
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.generate import prompts
+from iterpref_jax.codeflow.generate.tasks import from_file
+from iterpref_jax.errors import UserError
 from tests.support import llm_server, scripted_model
 
 FILES = ("features.json", "outcomes.jsonl", "trajectories.jsonl", "pairs.jsonl", "report.json", "report.md")
@@ -226,7 +228,7 @@ def test_shards_merge_into_what_one_run_makes(undisturbed, tmp_path):
         assert len(server.requests) == len(asked)
     merge = [sys.executable, "-m", "iterpref_jax", "merge", f"--out={tmp_path / 'all'}"]
     subprocess.run([*merge, *(str(tmp_path / str(number)) for number in (2, 0, 1))], check=True, capture_output=True)
-    for name in ("outcomes.jsonl", "trajectories.jsonl", "pairs.jsonl", "report.md"):
+    for name in ("outcomes.jsonl", "trajectories.jsonl", "pairs.jsonl", "report.json", "report.md"):
         assert (tmp_path / "all" / name).read_bytes() == (whole / name).read_bytes()
     missing = subprocess.run(
         [*merge, str(tmp_path / "0"), str(tmp_path / "2")], capture_output=True, text=True, check=False
@@ -240,3 +242,26 @@ def test_features_grow_by_what_the_model_adds(tmp_path):
         generate(server, tmp_path, "--config.generate.evolve_rounds=2", "--config.generate.tasks=2")
         assert sum("Extend this part" in text for text in server.texts()) == 2
     assert json.loads((tmp_path / "features.json").read_text())["text"]["parsing"]["emoji"] == 5
+
+
+def test_a_program_that_comes_again_gets_another_draw_of_its_repair(tmp_path):
+    def stubborn(request):
+        if "it failed" in request.text and request.number < 2:
+            return llm_server.say(scripted_model.program(scripted_model.number_of(request.text), "wrong"))
+        return scripted_model.behave(request)
+
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(json.dumps({"task_id": "a", "instruction": "Write add_5(a, b), which returns a + b + 5."}) + "\n")
+    with llm_server.serving(stubborn) as server:
+        generate(server, tmp_path / "out", f"--tasks={tasks}")
+        seeds = [request.body["seed"] for request in server.requests if "it failed" in request.text]
+    assert len(seeds) == len(set(seeds)) == 3
+    (row,) = rows(tmp_path / "out" / "outcomes.jsonl")
+    assert (row["end"], row["final"]) == ("paired", 3)
+
+
+def test_the_group_of_a_task_is_a_text(tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(json.dumps({"task_id": "a", "instruction": "Add.", "meta": {"task": 5}}) + "\n")
+    with pytest.raises(UserError, match="line 1: meta: the field 'task' must be a string"):
+        list(from_file(tasks, "script"))
