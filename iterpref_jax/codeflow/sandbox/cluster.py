@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import socket
@@ -93,6 +94,7 @@ class Cluster:
         thread.
         """
         import ray
+        import ray.exceptions
 
         for pause in (*PAUSES_S, 0.0):
             with self._least_busy() as remote:
@@ -149,11 +151,12 @@ def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
+        import ray.exceptions
     except ImportError as error:
         raise UserError("--ray needs the package ray: pip install 'iterpref_jax[ray]'") from error
     own: dict[str, Any] = dict(object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own if address == LOCAL else {})
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own if address == LOCAL else {})
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray={address}: no cluster there ({_first_line(error)}); wanted {LOCAL}, auto (the cluster of this "

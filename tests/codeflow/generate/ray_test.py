@@ -188,6 +188,7 @@ def test_a_program_whose_sandboxes_all_die_is_a_sandbox_error_that_the_next_star
 
     errors = types.SimpleNamespace(RayError=Lost, RayTaskError=type("RayTaskError", (Lost,), {}))
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lose, exceptions=errors))
+    monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
     monkeypatch.setattr(cluster, "PAUSES_S", (0.0, 0.0, 0.0))
     judge = cluster.Cluster([handle("a"), handle("b")], "rlimit", 2)
     verdict = judge.run(Program(code="", setup="", style="script", tests=""))
