@@ -91,7 +91,12 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["iterpref_jax", "iterpref_jax.*"]),
     package_data={
-        "iterpref_jax": ["codeflow/generate/features.json", "codeflow/generate/prompts/*.txt", "view/*.html.j2"]
+        "iterpref_jax": [
+            "codeflow/generate/features.json",
+            "codeflow/generate/prompts/*.txt",
+            "codeflow/generate/base_prompts/*.txt",
+            "view/*.html.j2",
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -58,7 +58,7 @@ class Run:
     ):
         self._folder, self._settings, self._endpoint, self._limits = folder, settings, endpoint, limits
         self._journal, self._sandbox = journal, sandbox
-        self._prompts = prompts.load(settings.generate.prompts)
+        self._prompts = prompts.load(settings.generate.prompts, chat=settings.generate.chat)
         self._judged_by = _digest(self._what_changes_outcomes())
         # Of this start: what must not be kept, for the next start may do better.
         self._open: dict[str, Outcome] = {}
