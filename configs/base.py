@@ -77,7 +77,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     generate.features_per_task = 4
     generate.feature_temperature = 2.0  # 1 = as often as in real programs; above it rare features come more often
     generate.evolve_rounds = 0  # questions to the model for more features, before the tasks
-    generate.prompts = ""  # a folder of edited copies of iterpref_jax/codeflow/generate/prompts/*.txt
+    generate.chat = True  # False: a base model, which goes on with few-shot prompts (the completions endpoint)
+    generate.prompts = ""  # a folder of edited copies of iterpref_jax/codeflow/generate/{prompts,base_prompts}/*.txt
     generate.test_style = "script"  # of tests that the model writes: unittest, pytest
     generate.min_checks = 5  # in such tests
     generate.max_refinements = 5  # repairs of a program that fails

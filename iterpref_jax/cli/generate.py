@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from iterpref_jax import settings
@@ -12,7 +14,8 @@ from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.generate import report
 from iterpref_jax.codeflow.generate.run import JOURNAL, PAIRS, Run
 from iterpref_jax.codeflow.generate.settings import PairingSettings, RunSettings
-from iterpref_jax.codeflow.sandbox import open_sandbox
+from iterpref_jax.codeflow.generate.verdicts import Judge
+from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 
@@ -27,11 +30,24 @@ def main(argv: Sequence[str]) -> None:
         shard=chosen.shard,
     )
     folder, limits = Path(chosen.out), settings.read_section(config, "sandbox")
-    with open_journal(folder / JOURNAL) as journal, open_sandbox(limits) as sandbox:
+    with open_journal(folder / JOURNAL) as journal, _judge(limits, chosen.ray) as (sandbox, limits):
         run = Run(folder, asked, settings.read_section(config, "endpoint"), limits, journal, sandbox)
         made = run.go(chosen.tasks)
     say(f"{made['ends'].get('paired', 0)} trajectories, {made['pairs']} pairs: {folder / PAIRS}")
     say(f"how tasks ended, pass rates, calls, cost: {folder / report.PAGE}")
+
+
+@contextlib.contextmanager
+def _judge(limits: SandboxSettings, ray: str) -> Iterator[tuple[Judge, SandboxSettings]]:
+    """Opens what judges programs; with it come the limits, whose `workers` are those of the whole cluster."""
+    if not ray:
+        with open_sandbox(limits) as sandbox:
+            yield sandbox, limits
+        return
+    from iterpref_jax.codeflow.sandbox.cluster import open_cluster
+
+    with open_cluster(limits, ray) as cluster:
+        yield cluster, dataclasses.replace(limits, workers=cluster.workers)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -49,6 +65,9 @@ def _arguments() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--shard", type=shard, default=(0, 1), metavar="I/N", help="only these tasks: one of N parts, I from 0"
+    )
+    arguments.add_argument(
+        "--ray", default="", metavar="ADDRESS", help="run programs in a Ray cluster: local, auto, or HOST:PORT"
     )
     return arguments
 

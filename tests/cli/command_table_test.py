@@ -45,6 +45,7 @@ OPTIONS = {
         "--tasks FILE",
         "--from-samples N",
         "--shard I/N",
+        "--ray ADDRESS",
     ],
     "merge": ["FOLDER", "-h, --help", "--out FOLDER"],
     "rounds": ["-h, --help", "--config FILE[:ARG]", "--out FOLDER", "--tasks FILE"],

@@ -50,11 +50,11 @@ def folder(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(*words, cache):
+def serving(*words, cache, **variables):
     """Yields (process, address, the line that it printed) of `iterpref serve` on a free port."""
     words = command("serve", "--port=0", *SHAPES, *words)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(words, env=environment(cache), cwd=ROOT, **pipes) as process:
+    with subprocess.Popen(words, env=environment(cache) | variables, cwd=ROOT, **pipes) as process:
         try:
             lines = []
             for line in process.stderr:

@@ -80,8 +80,8 @@ class Client:
                 del self._askers[key], self._running[key]
                 task.cancel()
 
-    async def ask_json(self, ask: Ask, parse: Callable[[str], Value]) -> Value:
-        """Returns `parse(text)` of the answer; if that raises ValueError, asks again, up to `reasks` times.
+    async def ask_json(self, ask: Ask, parse: Callable[[Answer], Value]) -> Value:
+        """Returns `parse(answer)`; if that raises ValueError, asks again, up to `reasks` times.
 
         The model is told the reason. Raises MalformedAnswer when no answer could be read, and what `ask` raises.
         """
@@ -89,7 +89,7 @@ class Client:
         for attempt in itertools.count(1):
             answer = await self.ask(current)
             try:
-                return parse(answer.text)
+                return parse(answer)
             except ValueError as error:
                 spending.count(self.accounts.malformed, ask.purpose)
                 reason = f"{error}{' (it was cut at max_tokens)' if answer.finish_reason == 'length' else ''}"

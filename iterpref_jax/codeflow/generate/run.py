@@ -32,9 +32,9 @@ from iterpref_jax.codeflow.generate import features, judge, prompts, report, tas
 from iterpref_jax.codeflow.generate.debug import Solver
 from iterpref_jax.codeflow.generate.outcome import OPEN, Outcome
 from iterpref_jax.codeflow.generate.settings import RunSettings
-from iterpref_jax.codeflow.generate.verdicts import Verdicts
+from iterpref_jax.codeflow.generate.verdicts import Judge, Verdicts
 from iterpref_jax.codeflow.generate.writer import Writer
-from iterpref_jax.codeflow.sandbox import Sandbox, SandboxSettings
+from iterpref_jax.codeflow.sandbox import SandboxSettings
 from iterpref_jax.progress import progress, say, warn
 
 JOURNAL, FEATURES, OUTCOMES = "journal.sqlite", "features.json", "outcomes.jsonl"
@@ -54,11 +54,11 @@ class Run:
         endpoint: EndpointSettings,
         limits: SandboxSettings,
         journal: Journal,
-        sandbox: Sandbox,
+        sandbox: Judge,
     ):
         self._folder, self._settings, self._endpoint, self._limits = folder, settings, endpoint, limits
         self._journal, self._sandbox = journal, sandbox
-        self._prompts = prompts.load(settings.generate.prompts)
+        self._prompts = prompts.load(settings.generate.prompts, chat=settings.generate.chat)
         self._judged_by = _digest(self._what_changes_outcomes())
         # Of this start: what must not be kept, for the next start may do better.
         self._open: dict[str, Outcome] = {}

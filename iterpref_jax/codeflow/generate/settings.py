@@ -28,6 +28,7 @@ class GenerateSettings:
     features_per_task: int
     feature_temperature: float
     evolve_rounds: int
+    chat: bool
     prompts: str
     test_style: str
     min_checks: int

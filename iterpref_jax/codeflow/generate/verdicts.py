@@ -6,19 +6,25 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, Protocol
 
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.codeflow.endpoint.journal import Journal
-from iterpref_jax.codeflow.sandbox import Program, Sandbox, Verdict
+from iterpref_jax.codeflow.sandbox import Program, Verdict
 
 VERDICT = "verdict"
+
+
+class Judge(Protocol):
+    """A sandbox, here or in a cluster; called from any thread."""
+
+    def run(self, program: Program, *, check_vacuous: bool, check_flaky: bool) -> Verdict: ...
 
 
 class Verdicts:
     """Judges programs with tests from coroutines, as many at a time as `pool` has threads."""
 
-    def __init__(self, sandbox: Sandbox, journal: Journal, pool: concurrent.futures.Executor):
+    def __init__(self, sandbox: Judge, journal: Journal, pool: concurrent.futures.Executor):
         self._sandbox, self._journal, self._pool = sandbox, journal, pool
         self._running: dict[str, concurrent.futures.Future[Verdict]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from iterpref_jax.codeflow.endpoint import Ask, Client, Sampling
+from iterpref_jax.codeflow.endpoint import Client, Sampling
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.codeflow.generate import answers, features
 from iterpref_jax.codeflow.generate.prompts import Prompt
@@ -67,14 +67,8 @@ class Writer:
         sample: int = 0,
     ) -> Value:
         prompt = self._prompts[name]
-        ask = Ask(
-            messages=prompt.messages(**values),
-            sampling=sampling or self._creative,
-            purpose=name,
-            prompt_version=prompt.version,
-            sample=sample,
-        )
-        return await self._client.ask_json(ask, parse)
+        ask = prompt.ask(values, sampling or self._creative, sample)
+        return await self._client.ask_json(ask, lambda answer: parse(prompt.whole(answer)))
 
     def _sampling(self, temperature: float, top_p: float) -> Sampling:
         settings = self._settings

@@ -19,6 +19,10 @@ from iterpref_jax.progress import say
 TIERS = ("bwrap+cgroup", "bwrap", "landlock", "rlimit")
 BUILT = ("bwrap+cgroup", "bwrap", "rlimit")
 AUTO = "auto"
+UNSAFE = (
+    "sandbox: tier rlimit is UNSAFE: programs can read and write your files, reach the network and signal your "
+    "processes; run only code that you trust"
+)
 # Of the canaries that find out whether a tier holds.
 PROBE_LIMITS: dict[str, Any] = dict(wall_s=10.0, cpu_s=5, memory_mb=256, output_kb=64)
 MIN_MEMORY_MB = 64
@@ -154,10 +158,7 @@ def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
     check_settings(settings)
     name = _strongest(settings.allow_unsafe) if settings.tier == AUTO else settings.tier
     if name == "rlimit":
-        say(
-            "sandbox: tier rlimit is UNSAFE: programs can read and write your files, reach the network and signal your "
-            "processes; run only code that you trust"
-        )
+        say(UNSAFE)
     elif settings.tier != AUTO and (why := why_not(name)):
         raise UserError(f"sandbox.tier: {name!r} does not hold on this machine: {why}")
     limits = {limit: getattr(settings, limit) for limit in PROBE_LIMITS}

@@ -185,10 +185,10 @@ def test_an_ask_that_means_nothing_is_refused(fields, message):
         ask_of(**fields)
 
 
-def number(text):
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is no number")
-    return int(text)
+def number(answer):
+    if not answer.text.isdigit():
+        raise ValueError(f"{answer.text!r} is no number")
+    return int(answer.text)
 
 
 def test_an_answer_that_cannot_be_read_is_asked_again_with_the_reason(path):

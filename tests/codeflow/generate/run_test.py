@@ -68,7 +68,7 @@ def test_a_run_debugs_until_the_tests_pass_and_keeps_failing_versions_with_the_f
 def test_pairs_are_judged_in_both_orders_and_name_their_judge(undisturbed):
     out, asked = undisturbed
     pairs = list(records.read_pairs(out / "pairs.jsonl"))
-    version = prompts.load("")["judge_pair"].version
+    version = prompts.load("", chat=True)["judge_pair"].version
     assert all(pair.meta["judge"] == {"model": "scripted", "prompt_version": version} for pair in pairs)
     for pair in pairs:
         orders = [text for text in asked if "differ in logic" in text and pair.chosen in text and pair.rejected in text]
