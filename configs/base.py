@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     imports.max_cases = 50  # inputs and outputs that judge a program; the first ones, public before private
 
     config.sandbox = sandbox = ml_collections.ConfigDict()
-    sandbox.tier = "auto"  # the strongest that holds here: bwrap+cgroup, bwrap, rlimit
+    sandbox.tier = "auto"  # the strongest that holds here: bwrap+cgroup, bwrap, landlock, rlimit
     # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.
     sandbox.allow_unsafe = False
     sandbox.wall_s = 10.0
@@ -44,6 +44,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sandbox.memory_mb = 1024
     sandbox.output_kb = 1024
     sandbox.workers = 2
+    sandbox.warm = True  # interpreters that are forked, not started, where that isolates as well; else says why not
+    sandbox.preload = ()  # modules that they have imported beside the standard library's usual ones, such as "numpy"
 
     config.endpoint = endpoint = ml_collections.ConfigDict()
     endpoint.base_urls = ("http://127.0.0.1:8000/v1",)  # servers of the same model; who has least to do is asked

@@ -18,7 +18,15 @@ from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
 
 SANDBOX = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=3.0, cpu_s=1, memory_mb=256, output_kb=256, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=3.0,
+    cpu_s=1,
+    memory_mb=256,
+    output_kb=256,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 SETTINGS = InjectSettings(histories_per_task=4, max_bugs=3, seed=0)
 CLAMP = """\

@@ -10,7 +10,15 @@ from iterpref_jax.codeflow.sandbox.comparators import COMPARATORS
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=3.0, cpu_s=2, memory_mb=256, output_kb=64, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=3.0,
+    cpu_s=2,
+    memory_mb=256,
+    output_kb=64,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 ADD = "def add(a, b):\n    return a + b\n"
 SUMS = (Case(inputs=(2, 3), expected=5), Case(inputs=("a", "b"), expected="ab"))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import functools
 import json
 import os
 import shutil
@@ -13,25 +12,47 @@ import sys
 from pathlib import Path
 
 import pytest
+import rich
 
-from iterpref_jax.codeflow.sandbox import Case, Program, SandboxSettings, bwrap, open_sandbox, seccomp, tiers
+from iterpref_jax.codeflow.sandbox import (
+    Case,
+    Program,
+    SandboxSettings,
+    bwrap,
+    landlock,
+    open_sandbox,
+    seccomp,
+    tiers,
+    unprivileged,
+)
 from iterpref_jax.codeflow.sandbox.cgroup import open_group
 from iterpref_jax.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parent / "hostile"
 CASES = {row["file"]: row for row in json.loads((HOSTILE / "manifest.json").read_text())}
 SETTINGS = SandboxSettings(
-    tier="auto", allow_unsafe=False, wall_s=6.0, cpu_s=3, memory_mb=512, output_kb=1024, workers=2
+    tier="auto",
+    allow_unsafe=False,
+    wall_s=6.0,
+    cpu_s=3,
+    memory_mb=512,
+    output_kb=1024,
+    workers=2,
+    warm=False,
+    preload=(),
 )
-STRONG = ("bwrap+cgroup", "bwrap")
+STRONG = ("bwrap+cgroup", "bwrap", "landlock")
+MODES = [(tier, warm) for tier in STRONG for warm in (False, True) if tier != "landlock" or not warm]
 TESTS = "assert add(2, 3) == 5\n"
 
 
-@pytest.fixture(scope="module", params=STRONG)
+@pytest.fixture(scope="module", params=MODES, ids=[f"{tier}-{'warm' if warm else 'cold'}" for tier, warm in MODES])
 def sandbox(request):
-    if why := tiers.why_not(request.param):
-        pytest.skip(f"{request.param} does not hold on this machine: {why}")
-    with open_sandbox(dataclasses.replace(SETTINGS, tier=request.param)) as opened:
+    tier, warm = request.param
+    if why := tiers.why_not(tier) or (warm and tiers.why_cold(tier)):
+        pytest.skip(f"{tier} does not hold on this machine: {why}")
+    with open_sandbox(dataclasses.replace(SETTINGS, tier=tier, warm=warm)) as opened:
         yield opened
 
 
@@ -55,7 +76,7 @@ def hostile(row):
 
 def alive():
     """What runs on this machine under a uid that this process has given to a program; only root gives any."""
-    first = bwrap.FIRST_UID + os.getpid() * 1000 % bwrap.UIDS
+    first = unprivileged.FIRST_UID + os.getpid() * 1000 % unprivileged.UIDS
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -85,7 +106,8 @@ def test_a_verdict_says_its_tier_and_what_that_does_not_stop(sandbox):
     verdict = sandbox.run(program("def add(a, b):\n    return a + b\n"))
     assert verdict.passed
     assert verdict.tier in STRONG
-    assert verdict.gaps == (bwrap.GAPS if verdict.tier == "bwrap" else ())
+    gaps = {"bwrap+cgroup": (), "bwrap": bwrap.GAPS, "landlock": landlock.GAPS}[verdict.tier]
+    assert verdict.gaps[: len(gaps)] == gaps
 
 
 def test_memory_is_limited_for_the_group_where_there_is_one(sandbox):
@@ -180,7 +202,9 @@ def test_auto_takes_the_strongest_tier_that_holds():
 
 def test_where_none_isolates_auto_names_the_reasons_and_needs_a_permission(monkeypatch, capsys):
     monkeypatch.setattr(tiers, "why_not", lambda name: f"no {name} here")
-    with pytest.raises(UserError, match=r"bwrap\+cgroup: no bwrap\+cgroup here; bwrap: no bwrap here.*allow_unsafe"):
+    with pytest.raises(
+        UserError, match=r"bwrap\+cgroup: no bwrap\+cgroup here; bwrap: no bwrap here; landlock: no.*allow_unsafe"
+    ):
         open_sandbox(SETTINGS).__enter__()
     with open_sandbox(dataclasses.replace(SETTINGS, allow_unsafe=True)) as sandbox:
         assert sandbox.run(program("def add(a, b):\n    return a + b\n")).tier == "rlimit"
@@ -211,21 +235,33 @@ def test_a_group_that_cannot_be_made_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root, to run as a user who is not")
-def test_the_tier_without_root_holds_as_well(tmp_path):
+@pytest.mark.parametrize("asked", ["why_not('bwrap')", "why_cold('bwrap')", "why_not('landlock')"])
+def test_the_tiers_without_root_hold_as_well(asked):
     """A user namespace then takes the place of the uid that root drops."""
-    if why := tiers.why_not("bwrap"):
+    # Root's own interpreter may lie where nobody else can read; the other user has another one.
+    if (why := eval(f"tiers.{asked}")) and "cannot read" not in why:
         pytest.skip(why)
-    script = (
-        "from iterpref_jax.codeflow.sandbox import tiers\n"
-        "import os, sys\nassert os.getuid() == 12345\n"
-        "readable = os.access(os.path.realpath(sys.executable), os.X_OK)\n"
-        "print(repr(tiers.why_not('bwrap')) if readable else 'unreadable')\n"
+    script = "from iterpref_jax.codeflow.sandbox import tiers\nimport os, sys\nassert os.getuid() == 12345\n"
+    script += f"print(repr(tiers.{asked}))\n"
+    other = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    ended = subprocess.run(
+        [*other, python_of_everyone(other), "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(rich.__file__).parents[1]))),
+            "PATH": os.environ["PATH"],
+        },
     )
-    other = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c"]
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    if run([*other, "import os"]).returncode:
-        pytest.skip("this interpreter cannot be started by another user")
-    ended = run([*other, script])
-    if ended.stdout.strip() == "unreadable":
-        pytest.skip("this interpreter cannot be read by another user")
     assert ended.stdout.strip() == "''", ended.stderr
+
+
+def python_of_everyone(other):
+    """An interpreter of this version that another user can read: this one, or the system's."""
+    readable = "import os, sys; assert os.access(os.path.realpath(sys.executable), os.X_OK) and sys.version_info[:2]"
+    for python in (sys.executable, "/usr/bin/python3"):
+        check = f"{readable} == {sys.version_info[:2]}"
+        if not subprocess.run([*other, python, "-c", check], capture_output=True, check=False, cwd="/").returncode:
+            return python
+    pytest.skip("no interpreter of this version can be read by another user")

@@ -9,7 +9,15 @@ import pytest
 from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, line_coverage, open_sandbox
 
 SETTINGS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=5.0, cpu_s=4, memory_mb=512, output_kb=64, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=5.0,
+    cpu_s=4,
+    memory_mb=512,
+    output_kb=64,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 CODE = '''"""Adds."""
 import math

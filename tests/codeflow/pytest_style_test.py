@@ -6,7 +6,15 @@ from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=5.0, cpu_s=2, memory_mb=512, output_kb=64, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=5.0,
+    cpu_s=2,
+    memory_mb=512,
+    output_kb=64,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 ADD = "def add(a, b):\n    return a + b\n"
 HEAD = "import pytest\nfrom solution import add\n"

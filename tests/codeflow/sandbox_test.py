@@ -17,7 +17,15 @@ from iterpref_jax.codeflow.sandbox.child import MARKER
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=3.0, cpu_s=2, memory_mb=256, output_kb=256, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=3.0,
+    cpu_s=2,
+    memory_mb=256,
+    output_kb=256,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -303,7 +311,7 @@ def test_the_banner_is_printed_once(capsys):
     ("changes", "message"),
     [
         ({"allow_unsafe": False}, "sandbox.allow_unsafe=True"),
-        ({"tier": "landlock"}, "not built yet: 'landlock'"),
+        ({"preload": ("numpy",)}, "sandbox.preload: numpy is imported into warm interpreters only"),
         ({"tier": "rlimits"}, "did you mean 'rlimit'"),
         ({"wall_s": 0.0}, "sandbox.wall_s"),
         ({"memory_mb": 8}, "sandbox.memory_mb"),

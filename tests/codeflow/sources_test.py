@@ -13,7 +13,15 @@ from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
 
 SANDBOX = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=10.0, cpu_s=5, memory_mb=512, output_kb=256, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=10.0,
+    cpu_s=5,
+    memory_mb=512,
+    output_kb=256,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 ROW = {"task_id": "a", "instruction": "Add.", "code": "def f(): ...\n", "test_code": "assert f() is None\n"}
 

@@ -8,7 +8,15 @@ from iterpref_jax.codeflow.sandbox import Case, Program, SandboxSettings, open_s
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=4.0, cpu_s=1, memory_mb=256, output_kb=64, workers=2
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=4.0,
+    cpu_s=1,
+    memory_mb=256,
+    output_kb=64,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 DOUBLE = "n = int(input())\nprint(2 * n)\n"
 CASES = (Case(inputs="1\n", expected="2\n"), Case(inputs="5\n", expected="10\n"))

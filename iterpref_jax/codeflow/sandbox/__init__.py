@@ -7,7 +7,8 @@ checks that were run, never an exit code or silence; replaced builtins, and valu
 
 The tiers `bwrap` and `bwrap+cgroup` isolate: no file, process, variable or network of the user's is reached, new
 namespaces and what attacks on kernels begin with are refused, the whole process tree dies with the run, and with a
-cgroup memory is limited for the group. Whether a tier holds is tried on the machine before it is used (`probe`).
+cgroup memory is limited for the group. `landlock`, for machines without user namespaces, keeps files, network and
+processes apart by other means. Whether a tier holds is tried on the machine before it is used (`probe`).
 
 Programs with cases (styles "io" and "stdin") are sent inputs alone and answer with outputs, which are compared out
 here: there is nothing to forge. Tests in the program's own process ("script", "unittest", "pytest") deserve less trust.
@@ -15,11 +16,10 @@ here: there is nothing to forge. Tests in the program's own process ("script", "
 Not covered: `rlimit` leaves a *hostile* program the user's files, network and processes (`Verdict.gaps` lists what a
 tier does not stop), so it is refused without `allow_unsafe`. In every tier, tests in the same process as the program
 cannot be forge-proof: a program that walks the frames finds the token. No tier stops a fault of the kernel itself.
-`landlock` is named but not built yet.
 """
 
 from iterpref_jax.codeflow.sandbox.comparators import COMPARATORS, Comparator
-from iterpref_jax.codeflow.sandbox.tiers import BUILT, TIERS, Sandbox, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox.tiers import TIERS, Sandbox, SandboxSettings, open_sandbox
 from iterpref_jax.codeflow.sandbox.verdict import (
     FAILING,
     STATUSES,
@@ -32,7 +32,6 @@ from iterpref_jax.codeflow.sandbox.verdict import (
 )
 
 __all__ = [
-    "BUILT",
     "COMPARATORS",
     "FAILING",
     "STATUSES",

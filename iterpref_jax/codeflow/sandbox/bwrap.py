@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import re
 import shutil
-import site
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+import types
+from collections.abc import Iterator, Sequence
 
-from iterpref_jax.codeflow.sandbox import child, request, rlimit, ruling, seccomp
+from iterpref_jax.codeflow.sandbox import child, harness, request, rlimit, ruling, seccomp, unprivileged, view, zygote
 from iterpref_jax.codeflow.sandbox.cgroup import Group, open_group
-from iterpref_jax.codeflow.sandbox.child import Ended
+from iterpref_jax.codeflow.sandbox.child import Ended, Run
+from iterpref_jax.codeflow.sandbox.lanes import USUAL, Lane, Lanes
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
 
 NAME, NAME_WITH_CGROUP = "bwrap", "bwrap+cgroup"
@@ -33,42 +31,39 @@ GAPS = (
     "memory is limited per process, not for the group",
     "the number of files is not limited, their size is",
 )
-FOLDER, HARNESS = "/program", "/harness"
-FILE_BYTES = 64 << 20
-SHARED_BYTES = 16 << 20
 PROCESSES = 64
 NO_PRIVILEGES = ("--clear-groups", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all")
-# A killed namespace is gone when its memory is given back.
-GONE_S = 10.0
-# Of users that own nothing; each run of a parent that is root has one of its own, so that no run counts another's
-# processes.
-FIRST_UID, UIDS = 2_000_000_000, 100_000_000
+# For `setpriv`, which gives them up with the uid; and for what a lane does before it gives a run up to its program.
+ROOTS_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
+LANES_CAPABILITIES = (*ROOTS_CAPABILITIES, "CAP_SETPCAP", "CAP_SETFCAP", "CAP_SYS_ADMIN", "CAP_NET_ADMIN")
 # An address space may be larger than what is used of it: numpy reserves much. The group's limit is the real one.
 SPACE_PER_MEMORY, MORE_SPACE = 4, 4 << 30
 
 
 class BwrapTier:
-    """Judges one program per call, from any thread; the module says how."""
+    """Judges one program per call, from any thread; the module says how. Warm with `lanes` of `open_lanes`."""
 
-    def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, grouped: bool):
+    def __init__(
+        self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, grouped: bool, lanes: Lanes | None = None
+    ):
         self.name = NAME_WITH_CGROUP if grouped else NAME
         self.gaps = () if grouped else GAPS
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
-        self._memory, self._grouped = memory_mb << 20, grouped
-        self._is_root = os.getuid() == 0
-        self._runs = itertools.count(os.getpid() * 1000)
+        self._memory, self._grouped, self._lanes = memory_mb << 20, grouped, lanes
+        self._ids = unprivileged.ids()
         space = self._memory * SPACE_PER_MEMORY + MORE_SPACE if grouped else self._memory
-        processes = PROCESSES if self._is_root else rlimit.tasks_of_user() + PROCESSES
-        self._limits = tuple(str(limit) for limit in (cpu_s, space, FILE_BYTES, processes))
-        self._paths = os.pathsep.join(_packages())
+        processes = PROCESSES if _is_root() else rlimit.tasks_of_user() + PROCESSES
+        self._limits = tuple(str(limit) for limit in (cpu_s, space, view.FILE_BYTES, processes))
+        self._paths = os.pathsep.join(view.packages())
         # Folders do not move between two runs: what they are is asked once.
-        self._namespaces = self._bwrap()
+        self._namespaces = _bwrap(harness)
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
+        run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
         try:
             with contextlib.ExitStack() as stack:
                 group = stack.enter_context(_grouped(self._memory)) if self._grouped else None
-                ended = self._run(program, hash_seed, group)
+                ended = (self._run_warm if self._lanes else self._run_cold)(run, hash_seed, group)
                 is_out = group is not None and group.ran_out_of_memory()
         except OSError as error:
             return ruling.sandbox_error(f"the sandbox did not start: {error}", tier=self.name, gaps=self.gaps)
@@ -77,22 +72,24 @@ class BwrapTier:
             return ruling.out_of_memory(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
 
-    def _run(self, program: Program, hash_seed: int, group: Group | None) -> Ended:
-        sent = request.fields(program, output_bytes=self._output_bytes)
+    def _run_warm(self, run: Run, hash_seed: int, group: Group | None) -> Ended:
+        assert self._lanes is not None
+        with self._lanes.lane(hash_seed) as lane, group.entrances() if group else contextlib.nullcontext(()) as fds:
+            ids = next(self._ids) if _is_root() else (os.getuid(), os.getgid())
+            return lane.run(run, ids, fds)
+
+    def _run_cold(self, run: Run, hash_seed: int, group: Group | None) -> Ended:
         filtered = seccomp.open_program()
         info, theirs = os.pipe()
         os.set_blocking(info, False)
         try:
-            files = ["--seccomp", str(filtered), "--info-fd", str(theirs), "--"]
-            command = [*self._namespaces, *files, *self._python()]
+            files = ["--die-with-parent", "--seccomp", str(filtered), "--info-fd", str(theirs), "--"]
+            command = [*self._namespaces, *files, *self._as_nobody(), *_python(harness)]
             return child.run_child(
                 group.joined(command) if group else command,
-                [program.style, *self._limits, self._paths, *sent],
-                env=rlimit.environment(FOLDER, hash_seed),
+                run,
+                env=rlimit.environment(view.FOLDER, hash_seed),
                 cwd="/",
-                wall_s=self._wall_s,
-                output_bytes=self._output_bytes,
-                case_limits=request.case_limits(program),
                 pass_fds=(filtered, theirs),
             )
         finally:
@@ -100,34 +97,62 @@ class BwrapTier:
             for fd in (filtered, info, theirs):
                 os.close(fd)
 
-    def _bwrap(self) -> list[str]:
-        command = [executable(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-        command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
-        if self._is_root:
-            # Only for `setpriv`, which gives them up with the uid.
-            command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        else:
-            command += ["--unshare-user", "--disable-userns"]
-        # First, because an interpreter or its packages may lie below one of them.
-        for folder in ("/tmp", FOLDER):
-            command += ["--size", str(FILE_BYTES), "--perms", "1777", "--tmpfs", folder]
-        for path in _readable():
-            for above in reversed(PurePosixPath(path).parents[:-1]):
-                command += ["--perms", "0755", "--dir", str(above)]
-            command += ["--ro-bind", path, path]
-        for path, target in _links():
-            command += ["--symlink", target, path]
-        command += ["--ro-bind", _harness(), _seen_as(), "--proc", "/proc", "--dev", "/dev"]
-        command += ["--size", str(SHARED_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-        return [*command, "--remount-ro", "/", "--chdir", FOLDER]
+    def _as_nobody(self) -> list[str]:
+        if not _is_root():
+            return []
+        uid, gid = next(self._ids)
+        return ["setpriv", f"--reuid={uid}", f"--regid={gid}", *NO_PRIVILEGES]
 
-    def _python(self) -> list[str]:
-        # As `rlimit.interpreter`, but not that of the virtual environment, whose folder is not there.
-        python = [os.path.realpath(sys.executable), *rlimit.interpreter()[1:-1], _seen_as()]
-        if not self._is_root:
-            return python
-        uid = FIRST_UID + next(self._runs) % UIDS
-        return ["setpriv", f"--reuid={uid}", f"--regid={uid}", *NO_PRIVILEGES, *python]
+
+@contextlib.contextmanager
+def open_lanes(preload: Sequence[str]) -> Iterator[Lanes]:
+    """Opens warm interpreters that have imported `preload` and what is usual, for a tier of this module."""
+    tmpfs = ",".join(f"{folder}={size}" for folder, size in view.TMPFS.items())
+    settings = [
+        _seen_as(harness),
+        zygote.ROOT if _is_root() else zygote.USER,
+        tmpfs,
+        os.pathsep.join(view.packages()),
+        " ".join((*USUAL, *preload)),
+    ]
+    namespaces = _bwrap(harness, zygote, is_lane=True)
+
+    def start(hash_seed: int) -> Lane:
+        def command(control: int, filtered: int, info: int) -> list[str]:
+            return [*namespaces, "--info-fd", str(info), "--", *_python(zygote), str(control), str(filtered), *settings]
+
+        return Lane(command, rlimit.environment(view.FOLDER, hash_seed))
+
+    lanes = Lanes(start)
+    try:
+        yield lanes
+    finally:
+        lanes.close()
+
+
+def _bwrap(*modules: types.ModuleType, is_lane: bool = False) -> list[str]:
+    command = [executable(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command += ["--unshare-cgroup-try", "--new-session", "--hostname", "sandbox"]
+    if not _is_root():
+        # A lane must be root in the one user namespace to which all the others belong; a run has no such uid.
+        command += ["--unshare-user", *(["--uid", "0", "--gid", "0"] if is_lane else ["--disable-userns"])]
+    for capability in LANES_CAPABILITIES if is_lane else ROOTS_CAPABILITIES if _is_root() else ():
+        command += ["--cap-add", capability]
+    return [*command, *view.mounts({rlimit.file_of(module): _seen_as(module) for module in modules})]
+
+
+def _python(module: types.ModuleType) -> list[str]:
+    # As `rlimit.interpreter`, but not that of the virtual environment, whose folder is not there.
+    return [os.path.realpath(sys.executable), *rlimit.interpreter()[1:-1], _seen_as(module)]
+
+
+def _seen_as(module: types.ModuleType) -> str:
+    file = rlimit.file_of(module)
+    return "/" + module.__name__.rpartition(".")[2] + os.path.splitext(file)[1]
+
+
+def _is_root() -> bool:
+    return os.getuid() == 0
 
 
 def executable() -> str:
@@ -151,6 +176,15 @@ def missing() -> str:
     return ""
 
 
+def why_cold() -> str:
+    """Returns why a lane cannot give each run folders of its own, "" if nothing stands against it."""
+    if not hasattr(os, "pidfd_open"):
+        return "this Python knows no pidfd_open"
+    if hidden := view.hidden():
+        return f"{hidden} lies in a folder that every run has anew"
+    return ""
+
+
 @contextlib.contextmanager
 def _grouped(memory: int) -> Iterator[Group]:
     group = open_group(memory, PROCESSES)
@@ -164,7 +198,7 @@ def _wait_for_the_end(info: int) -> None:
     """Waits until the first process of the pid namespace is gone: the kernel lets it go after all others."""
     with contextlib.suppress(BlockingIOError):
         if found := re.search(rb'"child-pid": *(\d+)', os.read(info, 4096)):
-            end = time.monotonic() + GONE_S
+            end = time.monotonic() + child.GONE_S
             while _is_there(int(found[1])) and time.monotonic() < end:
                 time.sleep(0.001)
 
@@ -178,42 +212,6 @@ def _is_there(pid: int) -> bool:
 
 
 def _of_the_program(ended: Ended) -> Ended:
-    """bwrap ends with 128 + N where its program was killed by signal N, and knows nothing of the program's CPU time.
-
-    The most that it can be stands in for it.
-    """
-    code = ended.returncode
+    """bwrap knows nothing of its program's CPU time; the most that it can be stands in for it."""
     cpu_seconds = ended.seconds * (os.cpu_count() or 1)
-    return dataclasses.replace(ended, returncode=128 - code if 128 < code < 160 else code, cpu_seconds=cpu_seconds)
-
-
-def _packages() -> list[str]:
-    found = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
-    return sorted({os.path.realpath(path) for path in found if os.path.isdir(path)})
-
-
-def _readable() -> list[str]:
-    """The folders that a program may read, none within another one."""
-    wanted = {os.path.realpath(sys.base_prefix), "/usr", *_packages()}
-    wanted |= {path for path in ("/lib", "/lib64", "/bin", "/etc/alternatives", "/etc/ld.so.cache") if _is_real(path)}
-    return sorted(path for path in wanted if not any(path != other and _within(path, other) for other in wanted))
-
-
-def _links() -> list[tuple[str, str]]:
-    return [(path, os.readlink(path)) for path in ("/lib", "/lib64", "/bin", "/sbin") if os.path.islink(path)]
-
-
-def _is_real(path: str) -> bool:
-    return os.path.exists(path) and not os.path.islink(path)
-
-
-def _within(path: str, folder: str) -> bool:
-    return path.startswith(folder.rstrip("/") + "/")
-
-
-def _harness() -> str:
-    return rlimit.interpreter()[-1]
-
-
-def _seen_as() -> str:
-    return HARNESS + os.path.splitext(_harness())[1]
+    return dataclasses.replace(child.unwrapped(ended), cpu_seconds=cpu_seconds)

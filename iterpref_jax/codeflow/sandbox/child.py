@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import math
 import os
 import secrets
@@ -24,6 +25,8 @@ REPORT_BYTES = 16 << 20
 KILL_ROUNDS = 20
 # Between the end of a program and that of the process that started it for us.
 LAST_WORDS_S = 2.0
+# A killed process is gone when its memory is given back.
+GONE_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,60 +41,88 @@ class Ended:
     cpu_seconds: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a process is sent, how long it has and how much it may print; `case_limits` are seconds per case."""
+
+    request: Sequence[str]
+    wall_s: float
+    output_bytes: int
+    case_limits: Sequence[float]
+
+
+class Pipes:
+    """The pipes of one run, for a `with` block. `theirs` are the process's ends: its 0, 1 and 2, and its report."""
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as opened:
+            (theirs, self.stdin), *outputs = [_pipe(opened) for _ in range(4)]
+            self.stdout, self.stderr, self.report = (ours for ours, _ in outputs)
+            self.theirs = (theirs, *(theirs for _, theirs in outputs))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def close_theirs(self) -> None:
+        """To be called once the process has them: only then do we see it close them."""
+        for pipe in self.theirs:
+            pipe.close()
+
+
+def _pipe(opened: contextlib.ExitStack) -> list[io.FileIO]:
+    return [opened.enter_context(io.FileIO(fd, mode)) for fd, mode in zip(os.pipe(), "rw", strict=True)]
+
+
 def run_child(
     command: Sequence[str],
-    request: Sequence[str],
+    run: Run,
     *,
     env: Mapping[str, str],
     cwd: str,
-    wall_s: float,
-    output_bytes: int,
     pass_fds: Sequence[int] = (),
-    case_limits: Sequence[float] = (),
+    leash: io.FileIO | None = None,
 ) -> Ended:
     """Starts `command`, sends it `[token, report_fd, *request]` and returns once it is done, dead or stopped.
 
-    It inherits `pass_fds` and nothing else; `case_limits` are seconds per case (`request`). No Python-level fork is
-    made, so this is safe from threads of a process that runs JAX. Raises OSError where the process cannot be started.
+    It inherits `pass_fds` and nothing else. No Python-level fork is made, so this is safe from threads of a process
+    that runs JAX. When the run is over, `leash` is closed, if there is one: the child sees that at its other end and
+    has time to end what it started before it is killed. Raises OSError where the process cannot be started.
     """
-    token, run, began = secrets.token_hex(16), secrets.token_hex(16), time.monotonic()
-    report, theirs = os.pipe()
-    try:
-        request_line = harness.encode([token, str(theirs), *request])
+    name, began = secrets.token_hex(16), time.monotonic()
+    with Pipes() as pipes:
+        stdin, stdout, stderr, report = pipes.theirs
+        talk = Talk(pipes, report.fileno(), run)
+        child = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env={**env, MARKER: name},
+            pass_fds=[report.fileno(), *pass_fds],
+            start_new_session=True,
+        )
+        pipes.close_theirs()
         try:
-            child = _start(command, {**env, MARKER: run}, cwd, [theirs, *pass_fds])
-        finally:
-            os.close(theirs)
-        talk = _Talk(child, report, request_line, token, output_bytes, case_limits)
-        try:
-            by = talk.until(began + wall_s)
+            by = talk.until(began + run.wall_s)
             seconds = time.monotonic() - began
             _wait(child.pid, LAST_WORDS_S if by == "exit" else 0)
         finally:
-            returncode, cpu_seconds = _end(child, run)
-    finally:
-        os.close(report)
-    return Ended(
-        by=by,
-        events=tuple(talk.events),
-        stderr_tail=talk.last_words,
-        returncode=returncode,
-        **dict(seconds=seconds, cpu_seconds=cpu_seconds),
-    )
+            if leash is not None:
+                leash.close()
+                _wait(child.pid, GONE_S)
+            returncode, cpu_seconds = _end(child, name)
+    return talk.ended(by, seconds=seconds, returncode=returncode, cpu_seconds=cpu_seconds)
 
 
-def _start(command: Sequence[str], env: Mapping[str, str], cwd: str, pass_fds: Sequence[int]) -> subprocess.Popen:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        cwd=cwd,
-        env=env,
-        pass_fds=pass_fds,
-        start_new_session=True,
-    )
+def unwrapped(ended: Ended) -> Ended:
+    """Returns how the program ended whose starter ended with 128 + N, because signal N killed the program."""
+    code = ended.returncode
+    return dataclasses.replace(ended, returncode=128 - code if 128 < code < 160 else code)
 
 
 def printable(text: str) -> str:
@@ -99,31 +130,36 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-class _Talk:
-    """The four pipes of one child; every one is drained at once, so that no side waits for a full one."""
+class Talk:
+    """What is said with one process; every pipe is drained at once, so that no side waits for a full one.
 
-    def __init__(
-        self,
-        child: subprocess.Popen,
-        report: int,
-        request: bytes,
-        token: str,
-        output_bytes: int,
-        case_limits: Sequence[float],
-    ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stderr is not None
-        self.events: list[tuple[str, ...]] = []
-        self.stderr_tail = b""
-        self._stdin, self._left, self._token = child.stdin, memoryview(request), token
-        self._room, self._buffer = output_bytes, bytearray()
-        self._report_room, self._case_limits, self._case_end = REPORT_BYTES, iter(case_limits), math.inf
-        self._take = {child.stdout.fileno(): self._stdout, child.stderr.fileno(): self._stderr, report: self._report}
+    The process is sent `[token, report, *request]`, with a token that is made here; `report` is its descriptor.
+    """
 
-    @property
-    def last_words(self) -> str:
-        return printable(self.stderr_tail.decode("utf-8", "backslashreplace"))
+    def __init__(self, pipes: Pipes, report: int, run: Run):
+        token = secrets.token_hex(16)
+        self._events: list[tuple[str, ...]] = []
+        self._stderr_tail = b""
+        self._stdin, self._token = pipes.stdin, token.encode()
+        self._left = memoryview(harness.encode([token, str(report), *run.request]))
+        self._room, self._buffer = run.output_bytes, bytearray()
+        self._report_room, self._case_limits, self._case_end = REPORT_BYTES, iter(run.case_limits), math.inf
+        self._take = {
+            pipes.stdout.fileno(): self._stdout,
+            pipes.stderr.fileno(): self._stderr,
+            pipes.report.fileno(): self._report,
+        }
+
+    def ended(self, by: str, *, seconds: float, returncode: int, cpu_seconds: float) -> Ended:
+        """Returns what was said, with how it ended."""
+        return Ended(
+            by=by,
+            events=tuple(self._events),
+            stderr_tail=printable(self._stderr_tail.decode("utf-8", "backslashreplace")),
+            returncode=returncode,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+        )
 
     def until(self, deadline: float) -> str:
         """Moves bytes until something ends the run; returns what did."""
@@ -160,7 +196,7 @@ class _Talk:
         return "output" if self._room < 0 else ""
 
     def _stderr(self, data: bytes) -> str:
-        self.stderr_tail = (self.stderr_tail + data)[-TAIL_BYTES:]
+        self._stderr_tail = (self._stderr_tail + data)[-TAIL_BYTES:]
         return self._stdout(data)
 
     def _report(self, data: bytes) -> str:
@@ -176,18 +212,18 @@ class _Talk:
                 if ended := self._event(bytes(line)):
                     return ended
         # What does not begin with the token is not waited for.
-        return "" if self._buffer.startswith(self._token.encode()[: len(self._buffer)]) else "tampered"
+        return "" if self._buffer.startswith(self._token[: len(self._buffer)]) else "tampered"
 
     def _event(self, line: bytes) -> str:
-        if not line.startswith(self._token.encode() + b"\t"):
+        if not line.startswith(self._token + b"\t"):
             return "tampered"
         try:
-            self.events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
+            self._events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
         except ValueError:
             return "tampered"
-        if self.events[-1][0] in ("loaded", "case"):
+        if self._events[-1][0] in ("loaded", "case"):
             self._case_end = time.monotonic() + next(self._case_limits, math.inf)
-        return "done" if self.events[-1][0] == "done" else ""
+        return "done" if self._events[-1][0] == "done" else ""
 
 
 def _wait(pid: int, seconds: float) -> None:
@@ -197,18 +233,15 @@ def _wait(pid: int, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def _end(child: subprocess.Popen, run: str) -> tuple[int, float]:
+def _end(child: subprocess.Popen, name: str) -> tuple[int, float]:
     """Kills the session and every descendant that left it; returns the exit code and the CPU seconds of the child."""
     # The leader is not reaped yet, so the group's number cannot have been given to somebody else.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    for pipe in (child.stdin, child.stdout, child.stderr):
-        if pipe is not None:
-            pipe.close()
     for _ in range(KILL_ROUNDS):
-        if not _kill_marked(f"{MARKER}={run}".encode()):
+        if not _kill_marked(f"{MARKER}={name}".encode()):
             break
     return child.returncode, usage.ru_utime + usage.ru_stime
 

@@ -37,7 +37,7 @@ def failures(run: Callable[[Program], Verdict]) -> Iterator[str]:
     with _listening() as port, tempfile.TemporaryDirectory() as folder:
         secret = Path(folder) / "secret"
         secret.write_text("secret")
-        for name, code in itertools.chain(_canaries(), _canaries_of(port, secret)):
+        for name, code in itertools.chain(_canaries(), _canaries_of(port, secret), _pair()):
             verdict = run(Program(code=code, tests=_TESTS, setup="", style="script"))
             if not verdict.passed:
                 yield f"{name}: {verdict.status}, {verdict.message or verdict.error_type}"[:300]
@@ -59,7 +59,10 @@ def _canaries() -> Iterator[tuple[str, str]]:
     )
     yield (
         "processes of others are not seen",
-        ("import os\n\ndef held():\n    return len([x for x in os.listdir('/proc') if x.isdigit()]) < 8\n"),
+        (
+            "import os\n\ndef held():\n    try:\n        seen = os.listdir('/proc')\n    except OSError:\n"
+            "        return True\n    return len([x for x in seen if x.isdigit()]) < 8\n"
+        ),
     )
     yield (
         "processes are limited",
@@ -89,6 +92,46 @@ def _canaries_of(port: int, secret: Path) -> Iterator[tuple[str, str]]:
     yield "this machine's ports are not reached", "import socket\n" + _refused(connect)
     yield "files outside are not read", _refused(f"open({str(secret)!r})")
     yield "files outside are not written", _refused(f"open({str(secret)!r}, 'w')")
+
+
+def _pair() -> Iterator[tuple[str, str]]:
+    """The first leaves what it can: files, shared memory, a name, a process; the second looks for them."""
+    name = secrets.token_hex(8)
+    paths = [f"{folder}/{name}" for folder in ("/tmp", "/dev/shm", ".")]
+    key = 1 + secrets.randbelow(1 << 30)
+    leave = f"""
+import contextlib, ctypes, os, socket, time
+
+def held():
+    for path in {paths}:
+        with contextlib.suppress(OSError):
+            open(path, "w").close()
+    ctypes.CDLL(None).shmget({key}, 4096, 0o1666)
+    if not os.fork():
+        os.setsid()
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind("\\0{name}")
+        bound.listen()
+        time.sleep(60)
+    time.sleep(0.05)
+    return True
+"""
+    look = f"""
+import ctypes, os, socket
+
+def held():
+    found = [path for path in {paths} if os.path.exists(path)]
+    found += ["shared memory"] if ctypes.CDLL(None).shmget({key}, 4096, 0o600) >= 0 else []
+    try:
+        socket.socket(socket.AF_UNIX).connect("\\0{name}")
+        found.append("a socket")
+    except OSError:
+        pass
+    assert not found, found
+    return True
+"""
+    yield "a program that leaves things behind passes", leave
+    yield "what a program left does not reach the next", look
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from iterpref_jax.codeflow.sandbox.child import Run
 from iterpref_jax.codeflow.sandbox.verdict import CASE_STYLES, STYLES, Program
 from iterpref_jax.errors import UserError, did_you_mean
 
@@ -42,7 +44,20 @@ def check(program: Program) -> None:
         raise UserError(f"a program of style {style!r} has {', '.join(wanted)}; see codeflow.sandbox.Program")
 
 
-def fields(program: Program, *, output_bytes: int) -> list[str]:
+def run_of(program: Program, limits: Sequence[str], paths: str, *, wall_s: float, output_bytes: int) -> Run:
+    """Returns the run of `program` in a tier: cpu_s, memory, file_bytes and processes, and the packages' folders.
+
+    Raises UserError for an input that has no form in JSON (`typed`).
+    """
+    return Run(
+        request=[program.style, *limits, paths, *_fields(program, output_bytes=output_bytes)],
+        wall_s=wall_s,
+        output_bytes=output_bytes,
+        case_limits=_case_limits(program),
+    )
+
+
+def _fields(program: Program, *, output_bytes: int) -> list[str]:
     """Returns what follows the limits in the request for `program`, as `harness.main` reads it.
 
     Raises UserError for an input that has no form in JSON (`typed`).
@@ -52,7 +67,7 @@ def fields(program: Program, *, output_bytes: int) -> list[str]:
     return [program.setup, program.code, program.tests, str(len(names)), *parts, *_cases(program, output_bytes)]
 
 
-def case_limits(program: Program) -> tuple[float, ...]:
+def _case_limits(program: Program) -> tuple[float, ...]:
     """Returns the seconds after which the parent ends the run in each case, counted from the end of the one before."""
     late = _LATE_S if program.style == "stdin" else 0.0
     return tuple(math.inf if case.wall_s is None else case.wall_s + late for case in program.cases)

@@ -12,6 +12,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import types
 
 from iterpref_jax.codeflow.sandbox import child, harness, request, ruling
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
@@ -45,31 +46,26 @@ class RlimitTier:
         self._paths = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
-        sent = request.fields(program, output_bytes=self._output_bytes)
+        run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
         folder = tempfile.mkdtemp(prefix="iterpref-run-")
         try:
-            ended = child.run_child(
-                interpreter(),
-                [program.style, *self._limits, self._paths, *sent],
-                env=environment(folder, hash_seed),
-                cwd=folder,
-                wall_s=self._wall_s,
-                output_bytes=self._output_bytes,
-                case_limits=request.case_limits(program),
-            )
+            ended = child.run_child(interpreter(), run, env=environment(folder, hash_seed), cwd=folder)
         except OSError as error:
             return ruling.sandbox_error(f"the process did not start: {error}", tier=TIER, gaps=GAPS)
         finally:
-            _remove(folder)
+            remove(folder)
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=TIER, gaps=GAPS)
 
 
 def interpreter() -> list[str]:
     """The command that starts the harness: isolated as by `-I`, but that would ignore PYTHONHASHSEED."""
-    compiled = harness.__spec__.cached if harness.__spec__ else None
-    # Compiling the harness anew would be a third of the cold start.
-    source = compiled if compiled and os.path.exists(compiled) else harness.__file__
-    return [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", source]
+    return [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", file_of(harness)]
+
+
+def file_of(module: types.ModuleType) -> str:
+    """Returns the compiled file of a module where there is one: compiling anew would be a third of a cold start."""
+    compiled = module.__spec__.cached if module.__spec__ else None
+    return compiled if compiled and os.path.exists(compiled) else str(module.__file__)
 
 
 def environment(folder: str, hash_seed: int) -> dict[str, str]:
@@ -86,7 +82,8 @@ def environment(folder: str, hash_seed: int) -> dict[str, str]:
     }
 
 
-def _remove(folder: str) -> None:
+def remove(folder: str) -> None:
+    """Removes a work folder with what a program left in it."""
     try:
         os.rmdir(folder)
     except OSError:

@@ -57,6 +57,53 @@ _REFUSED = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
+# What namespaces make harmless, and Landlock does not stop; None where arm64 has no such call. A program of the user's
+# own uid could change the rights of the user's files, take part in the IPC of other processes and slow them down.
+_REFUSED_WITHOUT_NAMESPACES = {
+    "chmod": (90, None),
+    "chown": (92, None),
+    "fanotify_init": (300, 262),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchownat": (260, 54),
+    "file_setattr": (469, 469),
+    "futimesat": (261, None),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "ioprio_set": (251, 30),
+    "lchown": (94, None),
+    "lremovexattr": (198, 15),
+    "lsetxattr": (189, 6),
+    "mq_open": (240, 180),
+    "msgctl": (71, 187),
+    "msgget": (68, 186),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "semctl": (66, 191),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "setpriority": (141, 140),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmget": (29, 194),
+    "socket": (41, 198),
+    "truncate": (76, 45),
+    "utime": (132, None),
+    "utimensat": (280, 88),
+    "utimes": (235, None),
+}
+# They seem to work and do nothing, so that nobody leaves the process group by which a run is killed.
+_IDLE_WITHOUT_NAMESPACES = {"setpgid": (109, 154), "setsid": (112, 157)}
+_PRLIMIT = (302, 261)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -66,8 +113,11 @@ def supported() -> bool:
     return platform.machine() in _ARCHITECTURES
 
 
-def program() -> bytes:
-    """Returns the filter as `struct sock_filter[]`, as `bwrap --seccomp` reads it."""
+def program(*, namespaces: bool = True) -> bytes:
+    """Returns the filter as `struct sock_filter[]`, as `bwrap --seccomp` reads it.
+
+    Without namespaces around the program, it also stops what they would keep to themselves.
+    """
     column, arch = _ARCHITECTURES[platform.machine()]
     refuse, missing = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     lines = [_line(_LOAD, _ARCH), _line(_EQUAL, arch, 1, 0), _line(_RETURN, _KILL), _line(_LOAD, _NUMBER)]
@@ -75,16 +125,29 @@ def program() -> bytes:
         lines += [_line(_AT_LEAST, _X32, 0, 1), _line(_RETURN, _KILL)]
     for numbers in _REFUSED.values():
         lines += [_line(_EQUAL, numbers[column], 0, 1), _line(_RETURN, refuse)]
+    if not namespaces:
+        lines += _without_namespaces(column)
     lines += [_line(_EQUAL, _CLONE3[column], 0, 1), _line(_RETURN, missing)]
     lines += [_line(_EQUAL, _CLONE[column], 0, 3), _line(_LOAD, _FIRST_ARGUMENT), _line(_ANY_BIT, _NEW_NAMESPACE, 0, 1)]
     lines += [_line(_RETURN, refuse), _line(_RETURN, _ALLOW)]
     return b"".join(lines)
 
 
-def open_program() -> int:
+def _without_namespaces(column: int) -> list[bytes]:
+    refuse, idle, lines = _ERRNO | errno.EPERM, _ERRNO, []
+    for table, answer in ((_REFUSED_WITHOUT_NAMESPACES, refuse), (_IDLE_WITHOUT_NAMESPACES, idle)):
+        for numbers in table.values():
+            if (number := numbers[column]) is not None:
+                lines += [_line(_EQUAL, number, 0, 1), _line(_RETURN, answer)]
+    # A process may limit itself, but not others of its user.
+    lines += [_line(_EQUAL, _PRLIMIT[column], 0, 4), _line(_LOAD, _FIRST_ARGUMENT), _line(_EQUAL, 0, 1, 0)]
+    return [*lines, _line(_RETURN, refuse), _line(_RETURN, _ALLOW)]
+
+
+def open_program(*, namespaces: bool = True) -> int:
     """Returns a file descriptor from which the filter is read."""
     fd = os.memfd_create("seccomp")
-    os.write(fd, program())
+    os.write(fd, program(namespaces=namespaces))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

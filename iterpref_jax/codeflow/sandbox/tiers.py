@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from iterpref_jax.codeflow.sandbox import bwrap, cases, control, probe, request, rlimit, ruling
+from iterpref_jax.codeflow.sandbox import bwrap, cases, control, landlock, probe, request, rlimit, ruling
+from iterpref_jax.codeflow.sandbox.lanes import Lanes
 from iterpref_jax.codeflow.sandbox.verdict import Case, Program, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.progress import say
 
 # The strongest first; "auto" is the first that holds here.
 TIERS = ("bwrap+cgroup", "bwrap", "landlock", "rlimit")
-BUILT = ("bwrap+cgroup", "bwrap", "rlimit")
 AUTO = "auto"
 UNSAFE = (
     "sandbox: tier rlimit is UNSAFE: programs can read and write your files, reach the network and signal your "
@@ -33,7 +33,8 @@ REPEATS = 3
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SandboxSettings:
     """`wall_s` and `cpu_s` limit one program in seconds, `memory_mb` one process in MiB, `output_kb` its stdout and
-    stderr together in KiB; `workers` programs run at a time."""
+    stderr together in KiB; `workers` programs run at a time. With `warm`, interpreters that have imported `preload` are
+    forked where that isolates as well; `preload` is for them alone."""
 
     tier: str
     allow_unsafe: bool
@@ -42,6 +43,8 @@ class SandboxSettings:
     memory_mb: int
     output_kb: int
     workers: int
+    warm: bool
+    preload: tuple[str, ...]
 
 
 class Tier(Protocol):
@@ -152,7 +155,7 @@ class Sandbox:
 def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
     """Opens the sandbox of `settings.tier` for a `with` block; "auto" takes the strongest that holds here.
 
-    Raises UserError for an unknown or unbuilt tier, for one that does not hold on this machine, for the tier `rlimit`
+    Raises UserError for an unknown tier, for one that does not hold on this machine, for the tier `rlimit`
     without `allow_unsafe` and for limits that no program can run in.
     """
     check_settings(settings)
@@ -162,38 +165,81 @@ def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
     elif settings.tier != AUTO and (why := why_not(name)):
         raise UserError(f"sandbox.tier: {name!r} does not hold on this machine: {why}")
     limits = {limit: getattr(settings, limit) for limit in PROBE_LIMITS}
-    tier = make_tier(name, **limits)
-    say(f"sandbox: tier {name}")
-    with concurrent.futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="sandbox") as pool:
-        yield Sandbox(tier, pool)
+    with (
+        _lanes(name, settings) as lanes,
+        concurrent.futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="sandbox") as pool,
+    ):
+        say(f"sandbox: tier {name}" + (", warm" if lanes else ""))
+        yield Sandbox(make_tier(name, **limits, lanes=lanes), pool)
 
 
-def make_tier(name: str, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int) -> Tier:
-    """Returns a tier of `BUILT` with these limits; whether it holds is not tried."""
+@contextlib.contextmanager
+def _lanes(name: str, settings: SandboxSettings) -> Iterator[Lanes | None]:
+    """Opens warm interpreters where they were asked for and isolate; says why where they do not."""
+    if not settings.warm:
+        yield None
+    elif why := why_cold(name):
+        say(f"sandbox: every program has a new interpreter (sandbox.warm): {why}")
+        yield None
+    else:
+        with bwrap.open_lanes(settings.preload) as lanes:
+            _check_preload(lanes, settings.preload)
+            yield lanes
+
+
+def _check_preload(lanes: Lanes, preload: Sequence[str]) -> None:
+    try:
+        with lanes.lane(0):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"sandbox.preload: wanted modules that the sandbox's interpreter can import, got {', '.join(preload)}: "
+            + str(error).splitlines()[-1]
+        ) from error
+
+
+def make_tier(
+    name: str, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, lanes: Lanes | None = None
+) -> Tier:
+    """Returns a tier of `TIERS` with these limits; whether it holds is not tried."""
     limits: dict[str, Any] = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
     if name == "rlimit":
         return rlimit.RlimitTier(**limits)
-    return bwrap.BwrapTier(**limits, grouped=name == bwrap.NAME_WITH_CGROUP)
+    if name == landlock.NAME:
+        return landlock.LandlockTier(**limits)
+    return bwrap.BwrapTier(**limits, grouped=name == bwrap.NAME_WITH_CGROUP, lanes=lanes)
 
 
 @functools.cache
 def why_not(name: str) -> str:
     """Returns why a strong tier does not hold on this machine, "" if it does: its canaries are run, once a process."""
-    if missing := bwrap.missing():
-        return missing
-    tier = make_tier(name, **PROBE_LIMITS)
+    return (landlock if name == landlock.NAME else bwrap).missing() or _first_failure(make_tier(name, **PROBE_LIMITS))
+
+
+@functools.cache
+def why_cold(name: str) -> str:
+    """Returns why warm interpreters do not isolate as the tier does, "" if they do: tried in the same way."""
+    if name not in (bwrap.NAME_WITH_CGROUP, bwrap.NAME):
+        return f"the tier {name} makes no namespaces, by which one run is kept from the next"
+    if why := bwrap.why_cold():
+        return why
+    with bwrap.open_lanes(()) as lanes:
+        return _first_failure(make_tier(name, **PROBE_LIMITS, lanes=lanes))
+
+
+def _first_failure(tier: Tier) -> str:
     return next(probe.failures(lambda program: tier(program, hash_seed=0)), "")
 
 
 def _strongest(allow_unsafe: bool) -> str:
     reasons = []
-    for name in BUILT[:-1]:
+    for name in TIERS[:-1]:
         why = why_not(name)
         if not why:
             return name
         reasons.append(f"{name}: {why}")
     if allow_unsafe:
-        return BUILT[-1]
+        return TIERS[-1]
     raise UserError(
         f"sandbox.tier: none that isolates programs holds on this machine ({'; '.join(reasons)}); mend that, or set "
         "sandbox.allow_unsafe=True if you trust the code that it will run"
@@ -207,12 +253,15 @@ def check_settings(settings: SandboxSettings) -> None:
             f"sandbox.tier: {settings.tier!r} is not a tier{did_you_mean(settings.tier, TIERS)}; known: "
             + ", ".join((AUTO, *TIERS))
         )
-    if settings.tier not in (AUTO, *BUILT):
-        raise UserError(f"sandbox.tier: not built yet: {settings.tier!r}; built: {', '.join(BUILT)}")
     if settings.tier == "rlimit" and not settings.allow_unsafe:
         raise UserError(
             "sandbox.tier: 'rlimit' does not protect files, network or other processes; set sandbox.allow_unsafe=True "
             "if you trust the code that it will run"
+        )
+    if settings.preload and not settings.warm:
+        raise UserError(
+            f"sandbox.preload: {', '.join(settings.preload)} is imported into warm interpreters only, and sandbox.warm "
+            "is False; set sandbox.preload=() or sandbox.warm=True"
         )
     for name in ("wall_s", "cpu_s", "memory_mb", "output_kb", "workers"):
         value, least = getattr(settings, name), MIN_MEMORY_MB if name == "memory_mb" else 0
