@@ -24,6 +24,8 @@ COMMANDS = {
     "train": "train, evaluate on held-out tasks, checkpoint; the same command resumes",
     "rounds": "on-policy: write and debug programs with the current model, train it on its pairs, and again",
     "sample": "complete a file of prompts with a model folder or a run's checkpoint",
+    "eval": "score a model, an endpoint or stored answers on a benchmark; scores with intervals, errors, a report",
+    "compare": "several runs of `eval` side by side: which tasks flipped, McNemar's test, paired bootstrap",
     "serve": "answer OpenAI-compatible requests from a model folder or a run's checkpoint",
     "export": "write a checkpoint as a folder that transformers loads",
 }

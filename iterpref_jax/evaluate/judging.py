@@ -123,24 +123,34 @@ def program_of(tests: Tests, code: str, compat: str) -> Program:
         case CallTests():
             return _calls(tests, code, compat)
         case StdinTests():
-            call = f"check_printed({code!r}, {list(tests.cases)!r}, {tests.case_s!r})\n"
-            return Program(code="", tests=_inside("cases") + call, setup="", style="script")
+            call = f"_check_printed({tests.setup!r}, {code!r}, {list(tests.cases)!r}, {tests.case_s!r})"
+            return Program(code="", tests=_checked("cases", "check_printed", call), setup="", style="script")
         case MethodTests():
             owner = "Solution()." if "class Solution" in code else ""
-            call = f"check_returned({owner}{tests.entry_point}, {list(tests.cases)!r}, {tests.case_s!r})\n"
-            return Program(code=code, tests=_inside("cases") + call, setup=tests.setup, style="script")
+            call = f"_check_returned({owner}{tests.entry_point}, {list(tests.cases)!r}, {tests.case_s!r})"
+            checked = _checked("cases", "check_returned", call)
+            return Program(code=code, tests=checked, setup=tests.setup, style="script")
 
 
 def _calls(tests: CallTests, code: str, compat: str) -> Program:
     floor_s, factor = COMPAT[compat]
     # One long text costs the parser nothing; a literal of as many values would be walked by the harness.
     call = (
-        f"_space = {{'__name__': 'reference'}}\nexec({tests.reference!r}, _space)\n"
-        f"_inputs = eval({repr(list(tests.inputs))!r}, {{'inf': math.inf, 'nan': math.nan}})\n"
-        f"check({tests.entry_point!r}, {tests.entry_point}, _space[{tests.entry_point!r}], _inputs, {tests.atol!r}, "
-        f"{tests.oracle!r}, {floor_s!r}, {factor!r})\n"
+        f"_check({tests.entry_point!r}, {tests.entry_point}, {tests.reference!r}, {repr(list(tests.inputs))!r}, "
+        f"{tests.atol!r}, {tests.oracle!r}, {floor_s!r}, {factor!r})"
     )
-    return Program(code=code, tests=_inside("calls") + call, setup=_inside("silence"), style="script")
+    checked = _checked("calls", "check", call)
+    return Program(code=code, tests=checked, setup=f"exec({_inside('silence')!r}, {{}})\n", style="script")
+
+
+def _checked(name: str, function: str, call: str) -> str:
+    """Calls a function of `inside/NAME.py` in a space of its own.
+
+    A program must neither find there what it forgot to import nor lose a name to it.
+    """
+    space = f"_space = {{}}\nexec({_inside(name)!r}, _space)\n_{function} = _space[{function!r}]\n"
+    # The harness counts checks, and asks for one.
+    return f"{space}{call}\nassert True\n"
 
 
 @functools.cache

@@ -38,8 +38,9 @@ class CallTests:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StdinTests:
-    """A whole program that reads each text of `cases` and prints the other one; `case_s` seconds for each."""
+    """A whole program, behind `setup`, that reads each text of `cases` and prints the other; `case_s` seconds each."""
 
+    setup: str
     cases: tuple[tuple[str, str], ...]
     case_s: float
 

@@ -122,7 +122,7 @@ def _tests(row: dict[str, Any], place: str) -> Tests:
         raise UserError(f"{place}: there is no test case")
     if name:
         return MethodTests(setup=SETUP, entry_point=name, cases=cases, case_s=CASE_S)
-    return StdinTests(cases=cases, case_s=CASE_S)
+    return StdinTests(setup=SETUP, cases=cases, case_s=CASE_S)
 
 
 def _private(text: str) -> list[dict[str, str]]:
