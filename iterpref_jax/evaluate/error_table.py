@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from iterpref_jax.evaluate.samples import Verdict
 
 COUNTING = (
-    "counted once per task and class: the exception name of the last line of the traceback of a sample's first "
+    "Counted once per task and class: the exception name of the last line of the traceback of a sample's first "
     "failing test; quoted names in messages are 'X'"
 )
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")

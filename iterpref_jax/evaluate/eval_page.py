@@ -11,13 +11,16 @@ import hashlib
 import html
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from iterpref_jax.evaluate import comparison, score_text
+from iterpref_jax.evaluate.comparison import Comparison
 from iterpref_jax.evaluate.prompts import shown
-from iterpref_jax.evaluate.samples import Verdict
+from iterpref_jax.evaluate.samples import Verdict, read_verdicts
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 
 # Of one task, so that a page of 200 samples a task still opens.
@@ -42,10 +45,20 @@ def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: 
     return page("eval_page.html.j2", found=found, tasks=tasks, highlighted=highlighted)
 
 
+def comparison_page(found: Comparison) -> str:
+    """Returns the page of several runs: the programs of the tasks in which they differ, the first sample of each."""
+    verdicts = [read_verdicts(Path(run)) for run in found.runs]
+    tasks = [
+        {"name": name, "values": values, "verdicts": [of_run[name, 0] for of_run in verdicts if (name, 0) in of_run]}
+        for name, values in found.passed.items()
+    ]
+    return page(
+        "comparison.html.j2", found=found, tasks=tasks, highlighted=highlighted, explanation=comparison.EXPLANATION
+    )
+
+
 def page(template: str, **values: Any) -> str:
     """Returns a rendered page with the hash of its script in its own content policy."""
-    from iterpref_jax.evaluate import eval_report
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("iterpref_jax.evaluate", "pages"),
         autoescape=True,
@@ -54,11 +67,12 @@ def page(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template(template).render(
-        percent=eval_report.percent, made_with=eval_report.made_with, code_style=code_style(), policy="POLICY", **values
+        percent=score_text.percent, made_with=score_text.made_with, code_style=code_style(), policy="POLICY", **values
     )
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts]
-    return text.replace("POLICY", f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(hashes)}", 1)
+    allowed = " ".join(hashes) or "'none'"
+    return text.replace("POLICY", f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}", 1)
 
 
 def highlighted(code: str) -> markupsafe.Markup:

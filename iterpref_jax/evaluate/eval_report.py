@@ -8,10 +8,9 @@ from typing import Any
 from iterpref_jax.evaluate import eval_page
 from iterpref_jax.evaluate.evaluation import verdicts_by_task
 from iterpref_jax.evaluate.samples import Verdict
+from iterpref_jax.evaluate.score_text import made_with, percent
 from iterpref_jax.evaluate.tasks import Benchmark
 
-# How a score was made, which it is printed with.
-SHOWN = ("model", "prompt_style", "n", "temperature", "top_p", "max_new_tokens", "split", "since", "until", "limit")
 FAILED_SHOWN = 20
 
 
@@ -22,32 +21,6 @@ def write(folder: Path, found: dict[str, Any], benchmark: Benchmark, verdicts: d
     page = folder / "report.html"
     page.write_text(eval_page.render(found, by_task, benchmark), encoding="utf-8")
     return page
-
-
-def score_lines(found: dict[str, Any]) -> list[str]:
-    """Returns one line a score, with what it was made with."""
-    style = found["made_with"]["samples"]["prompt_style"]
-    compat = found["made_with"]["scores"]["compat"]
-    return [
-        f"{found['benchmark']} {score['suite']} pass@{score['k']}: {percent(score)} "
-        f"({found['tasks']} tasks, {found['samples']} samples; {style}, compat {compat})"
-        for score in found["scores"]
-    ]
-
-
-def percent(score: dict[str, Any]) -> str:
-    """Returns a score with its interval, as percentages."""
-    return f"{100 * score['value']:.1f}% [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
-
-
-def made_with(found: dict[str, Any]) -> dict[str, str]:
-    """Returns the settings behind a score by name, without those that are empty."""
-    asked = found["made_with"]["samples"]
-    shown = {name: str(asked[name]) for name in SHOWN if asked.get(name) not in ("", 0, None)}
-    # Greedy is a choice, though it is a 0.
-    shown["temperature"] = str(asked["temperature"])
-    scored = found["made_with"]["scores"]
-    return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], "sandbox": ", ".join(found["sandbox"])}
 
 
 def markdown(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: Benchmark) -> str:
@@ -79,11 +52,13 @@ def _errors(found: dict[str, Any]) -> str:
         for each in found["errors"]
     ]
     head = "| class | tasks | samples | commonest message |\n|---|---|---|---|\n"
-    return f"## Errors\n\n{found['errors_counted'].capitalize()}.\n\n{head}{''.join(rows)}"
+    return f"## Errors\n\n{found['errors_counted']}.\n\n{head}{''.join(rows)}"
 
 
 def _failed(by_task: dict[str, list[Verdict]]) -> str:
-    failed = [verdict for found in by_task.values() for verdict in found if verdict.judged.failed is not None][:FAILED_SHOWN]
+    failed = [verdict for found in by_task.values() for verdict in found if verdict.judged.failed is not None][
+        :FAILED_SHOWN
+    ]
     rows = [
         f"| {_cell(verdict.task_id)} | {verdict.sample} | {outcome.suite} | {outcome.status} | "
         f"{_cell(outcome.error_type)}: {_cell(outcome.message)[:200]} |\n"

@@ -75,9 +75,7 @@ class BuiltIn:
         if not shown.messages:
             return self._tokenizer.encode(shown.text)
         if not self._tokenizer.chat_template:
-            raise UserError(
-                "the model's tokenizer has no chat template: set evaluate.prompt_style to base (code to continue) or raw"
-            )
+            raise UserError("the model's tokenizer has no chat template: set evaluate.prompt_style to base or raw")
         messages = [{"role": role, "content": content} for role, content in shown.messages]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # The template writes the special tokens itself.

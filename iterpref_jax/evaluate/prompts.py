@@ -21,7 +21,13 @@ INSTRUCTION = (
 RESPONSE = (
     "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:"
 )
-NEEDS = {"base": "code", "raw": "messages", "chat": "messages", "evalplus-vllm": "request", "evalplus-openai": "request"}
+NEEDS = {
+    "base": "code",
+    "raw": "messages",
+    "chat": "messages",
+    "evalplus-vllm": "request",
+    "evalplus-openai": "request",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,10 @@ FORMAT = 1
 
 
 def results(
-    settings: EvaluateSettings, benchmark: Benchmark, verdicts: dict[tuple[str, int], Verdict], made_with: dict[str, Any]
+    settings: EvaluateSettings,
+    benchmark: Benchmark,
+    verdicts: dict[tuple[str, int], Verdict],
+    made_with: dict[str, Any],
 ) -> dict[str, Any]:
     """Returns what `results.json` holds.
 

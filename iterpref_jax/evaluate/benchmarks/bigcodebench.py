@@ -46,7 +46,9 @@ def _rows(source: Source) -> list[dict[str, Any]]:
     for name, row in first.items():
         missing = [column for column in COLUMNS if not isinstance(row, dict) or column not in row]
         if missing:
-            raise UserError(f"{source.path}: {name}: the column {missing[0]!r} is missing; is this BigCodeBench's file?")
+            raise UserError(
+                f"{source.path}: {name}: the column {missing[0]!r} is missing; is this BigCodeBench's file?"
+            )
     return list(first.values())
 
 

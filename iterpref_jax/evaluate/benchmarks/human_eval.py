@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source, read as read_file
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.stops import BASE, HUMAN_EVAL
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
 

@@ -45,7 +45,9 @@ STARRED = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
     "builtins typing"
 )
-PLAIN = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+PLAIN = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+)
 SETUP = "".join(
     [
         *(f"from {name} import *\n" for name in STARRED.split()),

@@ -6,7 +6,8 @@ import ast
 import builtins
 from typing import Any
 
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source, read as read_file
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.stops import BASE, MBPP
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
 

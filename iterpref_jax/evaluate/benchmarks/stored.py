@@ -1,4 +1,4 @@
-"""Any file of trajectories (`codeflow.records`) as a benchmark: its instructions and tests, its last version canonical."""
+"""A file of trajectories (`codeflow.records`) as a benchmark: its instructions and tests; the last version solves it."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def is_same_text(printed, wanted):
     lines, others = ([line.strip() for line in text.strip().split("\n")] for text in (printed, wanted))
     if len(lines) != len(others):
         return False
-    return all(a == b or (_decimals(a) is not None and _decimals(a) == _decimals(b)) for a, b in zip(lines, others))
+    pairs = zip(lines, others, strict=True)
+    return all(a == b or (_decimals(a) is not None and _decimals(a) == _decimals(b)) for a, b in pairs)
 
 
 class Input(io.TextIOWrapper):
