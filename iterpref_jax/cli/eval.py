@@ -78,7 +78,7 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
     if chosen.samples:
         if chosen.model or chosen.workdir:
             raise UserError("--samples are judged as they are: leave --model and --workdir out")
-        return f"samples {chosen.samples}"
+        return f"{score_text.STORED}{chosen.samples}"
     if chosen.workdir:
         return f"step {chosen.step if chosen.step is not None else 'newest'} of {chosen.workdir}"
     return config.model.path

@@ -49,7 +49,7 @@ def comparison_page(found: Comparison) -> str:
     """Returns the page of several runs: the programs of the tasks in which they differ, the first sample of each."""
     verdicts = [read_verdicts(Path(run)) for run in found.runs]
     tasks = [
-        {"name": name, "values": values, "verdicts": [of_run[name, 0] for of_run in verdicts if (name, 0) in of_run]}
+        {"name": name, "scores": values, "verdicts": [of_run[name, 0] for of_run in verdicts if (name, 0) in of_run]}
         for name, values in found.passed.items()
     ]
     return page(

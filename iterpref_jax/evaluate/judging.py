@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.resources
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from iterpref_jax.codeflow.sandbox import Program, Sandbox, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
-from iterpref_jax.evaluate.tasks import CallTests, MethodTests, ScriptTests, StdinTests, Task, Tests, UnitTests
+from iterpref_jax.evaluate.tasks import CallTests, MethodTests, ScriptTests, StdinTests, Suite, Task, Tests, UnitTests
 
 # Which EvalPlus a score is to be compared with -> least seconds of a call, times the reference's; and what the
 # release 0.3.1 never counts as passed, because its oracle leaves the loop before the result is stored.
@@ -24,6 +25,7 @@ NEVER_PASSED = {"head": frozenset(), "evalplus-0.3.1": frozenset({"HumanEval/32"
 INNER_TIMEOUTS = ("CallTimeout", "CaseTimeout")
 # As many as a program may wait for its turn: the texts of more need not be held.
 BATCH = 64
+_OWN_FRAMES = re.compile(r'  File "<tests>".*\n(    .*\n)?')
 NEVER = "evalplus-0.3.1 counts no solution of this task as passed"
 
 
@@ -102,7 +104,7 @@ def _judge_batch(
         def ended(place: int, verdict: Verdict, going: list[int] = going, waiting: list[int] = waiting) -> None:
             index = going[place]
             suites = programs[index][0].suites
-            found[index].append(_outcome(suites[len(found[index])].name, verdict))
+            found[index].append(_outcome(suites[len(found[index])], verdict))
             if verdict.passed and len(found[index]) < len(suites):
                 waiting.append(index)
             else:
@@ -159,13 +161,17 @@ def _inside(name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _outcome(suite: str, verdict: Verdict) -> Outcome:
+def _outcome(suite: Suite, verdict: Verdict) -> Outcome:
     is_timeout = verdict.error_type in INNER_TIMEOUTS
+    if isinstance(suite.tests, CallTests | StdinTests | MethodTests):
+        # Our call of the program, whose arguments the message tells better.
+        last_frame = "" if verdict.last_frame.startswith("<tests>") else verdict.last_frame
+        verdict = dataclasses.replace(verdict, last_frame=last_frame, traceback=_OWN_FRAMES.sub("", verdict.traceback))
     fields: dict[str, Any] = {
         name: getattr(verdict, name) for name in ("message", "last_frame", "traceback", "seconds")
     }
     return Outcome(
-        suite=suite,
+        suite=suite.name,
         status="timeout" if is_timeout else verdict.status,
         error_type="Timeout" if is_timeout else verdict.error_type,
         **fields,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+# What the origin of samples begins with that no model was asked for by us.
+STORED = "samples "
 # How a score was made, which it is printed with.
 SHOWN = ("model", "prompt_style", "n", "temperature", "top_p", "max_new_tokens", "split", "since", "until", "limit")
 
 
 def score_lines(found: dict[str, Any]) -> list[str]:
     """Returns one line a score, with what it was made with."""
-    style = found["made_with"]["samples"]["prompt_style"]
+    asked = found["made_with"]["samples"]
+    style = "stored samples" if asked["model"].startswith(STORED) else asked["prompt_style"]
     compat = found["made_with"]["scores"]["compat"]
     return [
         f"{found['benchmark']} {score['suite']} pass@{score['k']}: {percent(score)} "
@@ -30,5 +33,7 @@ def made_with(found: dict[str, Any]) -> dict[str, str]:
     shown = {name: str(asked[name]) for name in SHOWN if asked.get(name) not in ("", 0, None)}
     # Greedy is a choice, though it is a 0.
     shown["temperature"] = str(asked["temperature"])
+    if asked["model"].startswith(STORED):
+        shown = {"model": asked["model"]}
     scored = found["made_with"]["scores"]
     return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], "sandbox": ", ".join(found["sandbox"])}

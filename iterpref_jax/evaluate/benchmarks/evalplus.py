@@ -69,8 +69,8 @@ def read_mbpp(source: Source, choice: Choice) -> Benchmark:
 
 def _mbpp_task(row: dict[str, Any]) -> Task:
     number = int(row["task_id"].split("/")[-1])
-    inputs = [restored(number, row[column]) for column in ("base_input", "plus_input")]
-    return _task(row["task_id"], row["prompt"], row, _called(row, *inputs, MBPP_ORACLES))
+    base, plus = (restored(number, row[column]) for column in ("base_input", "plus_input"))
+    return _task(row["task_id"], row["prompt"], row, _called(row, base, plus, MBPP_ORACLES))
 
 
 def _origin_task(row: dict[str, Any]) -> Task:

@@ -1,4 +1,4 @@
-"""A file of trajectories (`codeflow.records`) as a benchmark: its instructions and tests; the last version solves it."""
+"""A file of trajectories (`codeflow.records`) as a benchmark: instructions, tests, and last versions as solutions."""
 
 from __future__ import annotations
 

