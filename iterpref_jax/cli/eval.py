@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from iterpref_jax import settings
 from iterpref_jax.cli import model, options
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
@@ -79,9 +81,18 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
         if chosen.model or chosen.workdir:
             raise UserError("--samples are judged as they are: leave --model and --workdir out")
         return f"{score_text.STORED}{chosen.samples}"
-    if chosen.workdir:
-        return f"step {chosen.step if chosen.step is not None else 'newest'} of {chosen.workdir}"
-    return config.model.path
+    if not chosen.workdir:
+        return config.model.path
+    if chosen.step is None:
+        # Fixed now: a run that goes on training must not change the model in the middle of its answers.
+        chosen.step = _newest_step(chosen.workdir)
+    return f"step {chosen.step} of {chosen.workdir}"
+
+
+def _newest_step(workdir: str) -> int | None:
+    folder = epath.Path(workdir) / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def _sampled(

@@ -81,7 +81,7 @@ def _origin_task(row: dict[str, Any]) -> Task:
     return Task(
         task_id=f"Mbpp/{row['task_id']}",
         prompts=Prompts(code=prompt, request=prompt),
-        entry_point=mbpp.called_name(row["test_list"][0]),
+        entry_point=mbpp.called_name(row["test_list"][0], row["code"]),
         canonical=row["code"],
         suites=(Suite(name="base", tests=base), Suite(name="plus", tests=plus)),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from typing import Any
 
 from iterpref_jax.evaluate.benchmarks.file import Choice, Source
@@ -42,15 +41,15 @@ def _read(source: Source, choice: Choice, is_wanted: Any) -> Benchmark:
 
 
 def _task(row: dict[str, Any]) -> Task:
-    first = row["test_list"][0]
+    first, code = row["test_list"][0], row["code"].replace("\r\n", "\n")
     prompt = docstring(row["text"], first)
     # The setup uses what the program defines (a tree of its nodes), so it comes after the program.
     tests = "\n".join([row["test_setup_code"].replace("\r\n", "\n"), *row["test_list"], ""])
     return Task(
         task_id=f"Mbpp/{row['task_id']}",
         prompts=Prompts(code=prompt, request=prompt),
-        entry_point=called_name(first),
-        canonical=row["code"].replace("\r\n", "\n"),
+        entry_point=called_name(first, code),
+        canonical=code,
         suites=(Suite(name="base", tests=ScriptTests(setup="", tests=tests)),),
     )
 
@@ -60,14 +59,15 @@ def docstring(text: str, assertion: str) -> str:
     return f'"""\n{text}\n{assertion}\n"""\n'
 
 
-def called_name(assertion: str) -> str:
-    """Returns the function that an assertion is about: the outermost call that is not a builtin's or a method.
+def called_name(assertion: str, code: str) -> str:
+    """Returns the function of `code` that an assertion calls first, from the outside in; "" if it calls none.
 
-    >>> called_name("assert set(similar((3, 4), (5, 4))) == set((4,))")
+    >>> called_name("assert set(similar((3, 4), (5, 4))) == set((4,))", "def similar(a, b): ...")
     'similar'
     """
-    calls = [node.func.id for node in _in_order(ast.parse(assertion.strip())) if _is_named_call(node)]
-    return next((name for name in calls if not hasattr(builtins, name)), "")
+    defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    calls = (node.func.id for node in _in_order(ast.parse(assertion.strip())) if _is_named_call(node))
+    return next((name for name in calls if name in defined), "")
 
 
 def _in_order(tree: ast.AST) -> Any:
