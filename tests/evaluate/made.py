@@ -72,18 +72,21 @@ def benchmark(*tasks: Task, **changes) -> Benchmark:
     return Benchmark(**known | changes)
 
 
-def verdict(task_id: str, error: str = "", message: str = "", sample: int = 0, suite: str = "base") -> Verdict:
-    """A verdict of one suite that passed, or failed with an error."""
-    outcome = Outcome(
-        suite=suite,
-        status="error" if error else "pass",
-        error_type=error,
-        message=message,
-        last_frame="",
-        traceback=f"{error}: {message}" if error else "",
-        seconds=0.1,
+def verdict(task_id: str, error: str = "", message: str = "", sample: int = 0) -> Verdict:
+    """A verdict of a program that passed, or failed its first suite with an error."""
+    outcomes = tuple(
+        Outcome(
+            suite=suite,
+            status="error" if error else "pass",
+            error_type=error,
+            message=message,
+            last_frame="",
+            traceback=f"{error}: {message}" if error else "",
+            seconds=0.1,
+        )
+        for suite in (("base",) if error else ("base", "plus"))
     )
-    return Verdict(task_id=task_id, sample=sample, solution="x = 1\n", judged=Judged(outcomes=(outcome,), tier="bwrap"))
+    return Verdict(task_id=task_id, sample=sample, solution="x = 1\n", judged=Judged(outcomes=outcomes, tier="bwrap"))
 
 
 def write_lines(path: Path, rows: list[dict]) -> Path:
