@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from iterpref_jax.evaluate.samples import Verdict
 
 COUNTING = (
-    "Counted once per task and class: the exception name of the last line of the traceback of a sample's first "
-    "failing test; quoted names in messages are 'X'"
+    "Classes are the exception names of the last lines of the tracebacks of failing tests; a wrong output is an "
+    "AssertionError. `tasks` counts once per task and class, `tests` every failing test (a script of assertions is one "
+    "test, and ends at the first that fails). Messages are those of a sample's first failing test, quoted names are 'X'"
 )
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 MESSAGE_CHARACTERS = 100
@@ -19,33 +20,38 @@ MESSAGE_CHARACTERS = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ErrorClass:
-    """One row: how many tasks and samples, and the commonest message with its number of samples."""
+    """One row: how many tasks, samples and tests, and the commonest message with its number of samples."""
 
     name: str
     tasks: int
     samples: int
+    tests: int
     message: str
     message_samples: int
 
 
 def error_classes(verdicts: Iterable[Verdict]) -> list[ErrorClass]:
-    """Returns the classes of errors, the commonest first."""
+    """Returns the classes of errors, those of the most tasks first."""
     tasks: dict[str, set[str]] = collections.defaultdict(set)
+    counts: dict[str, list[int]] = collections.defaultdict(list)
     messages: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for verdict in verdicts:
         failed = verdict.judged.failed
-        if failed is not None:
-            name = failed.error_type or failed.status
+        if failed is None:
+            continue
+        for name, tests in failed.failing.items():
             tasks[name].add(verdict.task_id)
-            messages[name][normalised(failed.message)] += 1
-    found = []
-    for name, of_tasks in tasks.items():
-        message, count = min(messages[name].items(), key=lambda item: (-item[1], item[0]))
-        samples = messages[name].total()
-        found.append(
-            ErrorClass(name=name, tasks=len(of_tasks), samples=samples, message=message, message_samples=count)
-        )
+            counts[name].append(tests)
+        messages[failed.error_type][normalised(failed.message)] += 1
+    found = [_row(name, len(of_tasks), counts[name], messages[name]) for name, of_tasks in tasks.items()]
     return sorted(found, key=lambda each: (-each.tasks, each.name))
+
+
+def _row(name: str, tasks: int, counts: list[int], messages: collections.Counter[str]) -> ErrorClass:
+    message, number = min(messages.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+    return ErrorClass(
+        name=name, tasks=tasks, samples=len(counts), tests=sum(counts), message=message, message_samples=number
+    )
 
 
 def normalised(message: str) -> str:

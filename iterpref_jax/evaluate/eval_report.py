@@ -48,10 +48,11 @@ def _errors(found: dict[str, Any]) -> str:
     if not found["errors"]:
         return "## Errors\n\nEvery sample passed.\n"
     rows = [
-        f"| {_cell(each['name'])} | {each['tasks']} | {each['samples']} | {_cell(each['message'])} |\n"
+        f"| {_cell(each['name'])} | {each['tasks']} | {each['samples']} | {each['tests']} | "
+        f"{_cell(each['message'])} |\n"
         for each in found["errors"]
     ]
-    head = "| class | tasks | samples | commonest message |\n|---|---|---|---|\n"
+    head = "| class | tasks | samples | tests | commonest message |\n|---|---|---|---|---|\n"
     return f"## Errors\n\n{found['errors_counted']}.\n\n{head}{''.join(rows)}"
 
 

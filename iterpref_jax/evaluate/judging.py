@@ -1,37 +1,41 @@
 """From a program and a suite of tests to an outcome: the one place that knows the sandbox's styles.
 
-Every suite becomes a script or a unittest file that runs in the program's own process (`codeflow.sandbox` says what
-that can and cannot prove).
+Where a benchmark has inputs and outputs, only inputs enter the sandbox and outputs are compared outside of it: what is
+expected is what the reference answers there, and a program has nothing to forge. Scripts of assertions and unittest
+files run in the program's own process (`codeflow.sandbox` says what that can and cannot prove).
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
-import importlib.resources
-import re
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from iterpref_jax.codeflow.sandbox import Program, Sandbox, Verdict
+from iterpref_jax.codeflow.sandbox import COMPARATORS, Case, Program, Sandbox, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
+from iterpref_jax.evaluate import references
 from iterpref_jax.evaluate.tasks import CallTests, MethodTests, ScriptTests, StdinTests, Suite, Task, Tests, UnitTests
 
 # Which EvalPlus a score is to be compared with -> least seconds of a call, times the reference's; and what the
 # release 0.3.1 never counts as passed, because its oracle leaves the loop before the result is stored.
 COMPAT = {"head": (4.0, 4.0), "evalplus-0.3.1": (1.0, 4.0)}
 NEVER_PASSED = {"head": frozenset(), "evalplus-0.3.1": frozenset({"HumanEval/32"})}
-# Raised by `inside/`: a limit of one call or case, within those of the whole program.
-INNER_TIMEOUTS = ("CallTimeout", "CaseTimeout")
 # As many as a program may wait for its turn: the texts of more need not be held.
 BATCH = 64
-_OWN_FRAMES = re.compile(r'  File "<tests>".*\n(    .*\n)?')
 NEVER = "evalplus-0.3.1 counts no solution of this task as passed"
+# A wrong output is what an assertion would have found.
+WRONG, ASSERTION = "WrongOutput", "AssertionError"
+SHOWN_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one program did in one suite; the fields are those of a sandbox's verdict."""
+    """How one program did in one suite; the fields are those of a sandbox's verdict, of the first test that failed.
+
+    `failing` counts the failing tests by the class of their errors.
+    """
 
     suite: str
     status: str
@@ -40,6 +44,7 @@ class Outcome:
     last_frame: str
     traceback: str
     seconds: float
+    failing: dict[str, int]
 
     @property
     def passed(self) -> bool:
@@ -76,106 +81,153 @@ def judge_all(
     compat: str,
     on_done: Callable[[int, Judged], None],
 ) -> None:
-    """Judges programs, several at a time; `on_done(index, judged)` is called in the order in which they end."""
-    for first in range(0, len(programs), BATCH):
-        _judge_batch(sandbox, programs[first : first + BATCH], compat, functools.partial(_shifted, on_done, first))
+    """Judges programs, several at a time; `on_done(index, judged)` is called in the order in which they end.
+
+    Raises:
+        UserError: a reference solution does not answer its own inputs here.
+    """
+    going: list[_Judging] = []
+    for index, (task, code) in enumerate(programs):
+        if task.task_id in NEVER_PASSED[compat]:
+            on_done(index, Judged(outcomes=(_never(task),), tier=""))
+        else:
+            going.append(_Judging(index, task, code))
+    expected = references.answers(sandbox, [each.task for each in going], *COMPAT[compat])
+    for first in range(0, len(going), BATCH):
+        _judge_batch(sandbox, going[first : first + BATCH], expected, on_done)
 
 
-def _shifted(on_done: Callable[[int, Judged], None], first: int, index: int, judged: Judged) -> None:
-    on_done(first + index, judged)
+class _Judging:
+    """One program on its way through the suites of its task; a suite is one run, or several of a part of its cases."""
+
+    def __init__(self, index: int, task: Task, code: str):
+        self.index, self.task, self._code = index, task, code
+        self._outcomes: list[Outcome] = []
+        self._left: list[Program] = []
+        self.run: Program
+
+    def begin_run(self, expected: references.Answers) -> Program:
+        if not self._left:
+            self._left = programs_of(self._suite.tests, self._code, expected)
+        self.run = self._left.pop(0)
+        return self.run
+
+    def end_run(self, verdict: Verdict) -> Judged | None:
+        """Returns what came of the program, or None if there is more to run."""
+        if not (verdict.passed and self._left):
+            self._outcomes.append(_outcome(self._suite, self.run, verdict))
+        if verdict.passed and (self._left or len(self._outcomes) < len(self.task.suites)):
+            return None
+        return Judged(outcomes=tuple(self._outcomes), tier=verdict.tier)
+
+    @property
+    def _suite(self) -> Suite:
+        return self.task.suites[len(self._outcomes)]
 
 
 def _judge_batch(
-    sandbox: Sandbox, programs: Sequence[tuple[Task, str]], compat: str, on_done: Callable[[int, Judged], None]
+    sandbox: Sandbox,
+    going: Sequence[_Judging],
+    expected: references.Answers,
+    on_done: Callable[[int, Judged], None],
 ) -> None:
-    found: dict[int, list[Outcome]] = {index: [] for index in range(len(programs))}
-    waiting = list(found)
-    while waiting:
-        going, runs = [], []
-        for index in waiting:
-            task, code = programs[index]
-            if task.task_id in NEVER_PASSED[compat]:
-                on_done(index, Judged(outcomes=(_never(task),), tier=""))
+    while going:
+        more: list[_Judging] = []
+
+        def ended(place: int, verdict: Verdict, going=going, more=more) -> None:
+            judged = going[place].end_run(verdict)
+            if judged is None:
+                more.append(going[place])
             else:
-                going.append(index)
-                runs.append(program_of(task.suites[len(found[index])].tests, code, compat))
-        waiting = []
+                on_done(going[place].index, judged)
 
-        def ended(place: int, verdict: Verdict, going: list[int] = going, waiting: list[int] = waiting) -> None:
-            index = going[place]
-            suites = programs[index][0].suites
-            found[index].append(_outcome(suites[len(found[index])], verdict))
-            if verdict.passed and len(found[index]) < len(suites):
-                waiting.append(index)
-            else:
-                on_done(index, Judged(outcomes=tuple(found[index]), tier=verdict.tier))
-
-        sandbox.run_all(runs, ended)
+        sandbox.run_all([each.begin_run(expected) for each in going], ended)
+        going = more
 
 
-def program_of(tests: Tests, code: str, compat: str) -> Program:
-    """Returns what the sandbox runs for these tests."""
+def programs_of(tests: Tests, code: str, expected: references.Answers) -> list[Program]:
+    """Returns what the sandbox runs for these tests, one after the other."""
     match tests:
         case ScriptTests():
-            return Program(code=code, tests=tests.tests, setup=tests.setup, style="script")
+            return [Program(code=code, tests=tests.tests, setup=tests.setup, style="script")]
         case UnitTests():
             # Tests patch names of libraries, never of the module that the program is in.
             names = "import solution as _solution\nglobals().update(vars(_solution))\n"
-            return Program(code=code, tests=names + tests.tests, setup="", style="unittest")
+            return [Program(code=code, tests=names + tests.tests, setup="", style="unittest")]
         case CallTests():
-            return _calls(tests, code, compat)
+            return references.programs(tests, code, expected)
         case StdinTests():
-            call = f"_check_printed({tests.setup!r}, {code!r}, {list(tests.cases)!r}, {tests.case_s!r})"
-            return Program(code="", tests=_checked("cases", "check_printed", call), setup="", style="script")
+            cases = tuple(Case(inputs=text, expected=wanted, wall_s=tests.case_s) for text, wanted in tests.cases)
+            return [Program(code=code, setup=tests.setup, style="stdin", cases=cases, compare=COMPARATORS["lines"])]
         case MethodTests():
-            owner = "Solution()." if "class Solution" in code else ""
-            call = f"_check_returned({owner}{tests.entry_point}, {list(tests.cases)!r}, {tests.case_s!r})"
-            checked = _checked("cases", "check_returned", call)
-            return Program(code=code, tests=checked, setup=tests.setup, style="script")
+            return [_method(tests, code)]
 
 
-def _calls(tests: CallTests, code: str, compat: str) -> Program:
-    floor_s, factor = COMPAT[compat]
-    # One long text costs the parser nothing; a literal of as many values would be walked by the harness.
-    call = (
-        f"_check({tests.entry_point!r}, {tests.entry_point}, {tests.reference!r}, {repr(list(tests.inputs))!r}, "
-        f"{tests.atol!r}, {tests.oracle!r}, {floor_s!r}, {factor!r})"
+def _method(tests: MethodTests, code: str) -> Program:
+    owner = "Solution." if "class Solution" in code else ""
+    cases = tuple(
+        Case(
+            inputs=tuple(json.loads(line) for line in text.split("\n")),
+            expected=json.loads(wanted),
+            wall_s=tests.case_s,
+        )
+        for text, wanted in tests.cases
     )
-    checked = _checked("calls", "check", call)
-    return Program(code=code, tests=checked, setup=f"exec({_inside('silence')!r}, {{}})\n", style="script")
+    return Program(
+        code=code,
+        setup=tests.setup + references.SILENCE,
+        style="io",
+        entry_point=owner + tests.entry_point,
+        cases=cases,
+        compare=COMPARATORS["tuple_as_list"],
+    )
 
 
-def _checked(name: str, function: str, call: str) -> str:
-    """Calls a function of `inside/NAME.py` in a space of its own.
-
-    A program must neither find there what it forgot to import nor lose a name to it.
-    """
-    space = f"_space = {{}}\nexec({_inside(name)!r}, _space)\n_{function} = _space[{function!r}]\n"
-    # The harness counts checks, and asks for one.
-    return f"{space}{call}\nassert True\n"
-
-
-@functools.cache
-def _inside(name: str) -> str:
-    file = importlib.resources.files("iterpref_jax.evaluate") / "inside" / f"{name}.py"
-    return file.read_text(encoding="utf-8")
-
-
-def _outcome(suite: Suite, verdict: Verdict) -> Outcome:
-    is_timeout = verdict.error_type in INNER_TIMEOUTS
-    if isinstance(suite.tests, CallTests | StdinTests | MethodTests):
-        # Our call of the program, whose arguments the message tells better.
-        last_frame = "" if verdict.last_frame.startswith("<tests>") else verdict.last_frame
-        verdict = dataclasses.replace(verdict, last_frame=last_frame, traceback=_OWN_FRAMES.sub("", verdict.traceback))
-    fields: dict[str, Any] = {
-        name: getattr(verdict, name) for name in ("message", "last_frame", "traceback", "seconds")
-    }
+def _outcome(suite: Suite, program: Program, verdict: Verdict) -> Outcome:
+    message, number = verdict.message, next((i for i, case in enumerate(verdict.cases) if not case.passed), None)
+    if program.cases and verdict.error_type == "Timeout" and number is None:
+        number = len(verdict.cases)
+    if number is not None and number < len(program.cases) and not verdict.passed:
+        message = _of_case(suite.tests, program, verdict, number)
+    types = [case.error_type for case in verdict.cases if not case.passed] or [verdict.error_type or verdict.status]
     return Outcome(
         suite=suite.name,
-        status="timeout" if is_timeout else verdict.status,
-        error_type="Timeout" if is_timeout else verdict.error_type,
-        **fields,
+        status=verdict.status,
+        error_type=_class(verdict.error_type),
+        message=message,
+        last_frame=verdict.last_frame,
+        traceback="" if verdict.error_type == WRONG else verdict.traceback,
+        seconds=verdict.seconds,
+        failing={} if verdict.passed else dict(collections.Counter(map(_class, types))),
     )
+
+
+def _class(error_type: str) -> str:
+    return ASSERTION if error_type == WRONG else error_type
+
+
+def _of_case(tests: Tests, program: Program, verdict: Verdict, number: int) -> str:
+    """Says what a case gave and what it should have given, or what went wrong in it."""
+    case = program.cases[number]
+    given = f"for {_shown(case.inputs)}" if isinstance(tests, StdinTests) else f"{program.entry_point}({_args(case)})"
+    if number >= len(verdict.cases):
+        return f"{given}: {verdict.message}"
+    outcome = verdict.cases[number]
+    if outcome.error_type != WRONG:
+        return outcome.message if outcome.status == "error" else f"{given}: {outcome.message}"
+    return f"{given} gave {_shown(outcome.output)}, wanted {_shown(case.expected)}"
+
+
+def _args(case: Case) -> str:
+    return _cut(", ".join(map(repr, case.inputs)))
+
+
+def _shown(value: Any) -> str:
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:140]} ... {text[-50:]}"
 
 
 def _never(task: Task) -> Outcome:
@@ -187,4 +239,5 @@ def _never(task: Task) -> Outcome:
         last_frame="",
         traceback=f"NeverPassed: {NEVER}",
         seconds=0.0,
+        failing={"NeverPassed": 1},
     )

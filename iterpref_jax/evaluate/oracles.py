@@ -26,7 +26,7 @@ class _Sticky:
 
     def holds(self, inputs: Sequence[Any], output: Any, expected: Any) -> bool:
         right = ORACLES[self.oracle](inputs, output, expected, self.atol)
-        if not self.atol and _is_floats(expected):
+        if not self.atol and is_floats(expected):
             self.atol = ATOL
         # A root is right or wrong by itself.
         if right or not self.atol or self.oracle == "root":
@@ -39,7 +39,8 @@ def comparator(oracle: str, atol: float) -> Comparator:
     return Comparator(name="evalplus", holds=_Sticky(oracle, atol).holds, takes_opaque=oracle == "not_none")
 
 
-def _is_floats(value: Any) -> bool:
+def is_floats(value: Any) -> bool:
+    """Says whether a value is made of floats, so that EvalPlus compares it and those after it as such."""
     if isinstance(value, list | tuple):
         return bool(value) and all(isinstance(item, float) for item in value)
     return isinstance(value, float)

@@ -26,7 +26,7 @@ class CallTests:
     """Calls of `entry_point` with each of `inputs` (tuples of arguments), compared with those of `reference`.
 
     `atol` is an absolute tolerance; 0 compares exactly unless the wanted value is made of floats. `oracle` names what
-    replaces the comparison ("" for none; `inside/calls.py` has the table).
+    replaces the comparison ("" for none; `oracles.py` has the table).
     """
 
     entry_point: str
@@ -103,6 +103,7 @@ class Limits:
     wall_s: float = 0.0
     cpu_s: int = 0
     memory_mb: int = 0
+    output_kb: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
