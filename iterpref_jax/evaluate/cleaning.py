@@ -8,6 +8,7 @@ definitions, and functions that return nothing, are dropped there and so are her
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 
 from iterpref_jax.evaluate.prompts import base_text
@@ -69,7 +70,10 @@ def longest_span(text: str) -> str:
 
 def _parsed(text: str) -> ast.Module | None:
     try:
-        return ast.parse(text)
+        with warnings.catch_warnings():
+            # Of escapes in strings, which are the program's affair.
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
 

@@ -175,7 +175,7 @@ def _method(tests: MethodTests, code: str) -> Program:
     )
     return Program(
         code=code,
-        setup=tests.setup + references.SILENCE,
+        setup=f"{tests.setup}exec({references.SILENCE!r}, {{}})\n",
         style="io",
         entry_point=owner + tests.entry_point,
         cases=cases,
@@ -209,13 +209,17 @@ def _class(error_type: str) -> str:
 def _of_case(tests: Tests, program: Program, verdict: Verdict, number: int) -> str:
     """Says what a case gave and what it should have given, or what went wrong in it."""
     case = program.cases[number]
-    given = f"for {_shown(case.inputs)}" if isinstance(tests, StdinTests) else f"{program.entry_point}({_args(case)})"
+    given = f"for {_shown(case.inputs)}" if isinstance(tests, StdinTests) else f"{_called(tests)}({_args(case)})"
     if number >= len(verdict.cases):
         return f"{given}: {verdict.message}"
     outcome = verdict.cases[number]
     if outcome.error_type != WRONG:
         return outcome.message if outcome.status == "error" else f"{given}: {outcome.message}"
     return f"{given} gave {_shown(outcome.output)}, wanted {_shown(case.expected)}"
+
+
+def _called(tests: Tests) -> str:
+    return tests.entry_point if isinstance(tests, CallTests | MethodTests) else ""
 
 
 def _args(case: Case) -> str:

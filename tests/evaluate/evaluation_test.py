@@ -181,7 +181,7 @@ def test_errors_are_counted_once_a_task_and_class_with_quoted_names_replaced():
         made.verdict("c"),
     ]
     first, second = error_table.error_classes(verdicts)
-    assert (first.name, first.tasks, first.samples) == ("NameError", 2, 3)
+    assert (first.name, first.tasks, first.samples, first.tests) == ("NameError", 2, 3, 6)
     assert (first.message, first.message_samples) == ("name 'X' is not defined", 3)
     assert (second.name, second.tasks) == ("TypeError", 1)
 

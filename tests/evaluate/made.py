@@ -83,6 +83,7 @@ def verdict(task_id: str, error: str = "", message: str = "", sample: int = 0) -
             last_frame="",
             traceback=f"{error}: {message}" if error else "",
             seconds=0.1,
+            failing={error: 2} if error else {},
         )
         for suite in (("base",) if error else ("base", "plus"))
     )

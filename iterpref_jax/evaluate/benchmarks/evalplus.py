@@ -100,7 +100,8 @@ def _called(row: dict[str, Any], base: list, plus: list, oracles: dict[str, str]
                 oracle=oracles.get(name, ""),
             ),
         )
-        for suite, inputs in (("base", base), ("plus", plus))
+        # Where nothing was added the score of plus is that of base.
+        for suite, inputs in (("base", base), ("plus", plus or base))
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from typing import Any
 
 from iterpref_jax.evaluate.benchmarks.file import Choice, Source
@@ -65,7 +66,11 @@ def called_name(assertion: str, code: str) -> str:
     >>> called_name("assert set(similar((3, 4), (5, 4))) == set((4,))", "def similar(a, b): ...")
     'similar'
     """
-    defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    with warnings.catch_warnings():
+        # Of escapes in strings, which published solutions have.
+        warnings.simplefilter("ignore")
+        tree = ast.parse(code)
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     calls = (node.func.id for node in _in_order(ast.parse(assertion.strip())) if _is_named_call(node))
     return next((name for name in calls if name in defined), "")
 
