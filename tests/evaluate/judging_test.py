@@ -100,7 +100,7 @@ def test_a_slow_call_is_stopped_at_its_own_limit(sandbox):
     (outcome,) = judged(sandbox, calls([[1]]), "def f(x):\n    while True: pass", compat="evalplus-0.3.1")
     assert (outcome.status, outcome.error_type) == ("timeout", "Timeout")
     assert outcome.seconds < 4
-    assert "took longer than 1.0 s" in outcome.message
+    assert outcome.message == "f(1): stopped at its time limit"
 
 
 @pytest.mark.parametrize(
@@ -127,20 +127,19 @@ def test_what_a_program_prints_does_not_fail_it(sandbox):
     assert outcome.passed
 
 
-def test_only_inputs_enter_the_sandbox(sandbox):
-    # What is expected is nowhere in the process: neither in a frame nor among all objects.
+def test_what_is_expected_does_not_enter_the_sandbox(sandbox):
     code = (
-        "import gc, sys\n"
+        "import gc\n"
         "def f(x):\n"
-        "    found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and 'SECRET' in repr(o)[:9999]]\n"
-        "    frame = sys._getframe(1)\n"
-        "    while frame:\n"
-        "        found += [v for v in frame.f_locals.values() if 'expected' in repr(v)]\n"
-        "        frame = frame.f_back\n"
-        "    return found and 'SECRET'\n"
+        "    head = ''.join(['SE', 'CRET'])\n"
+        "    for found in gc.get_objects():\n"
+        "        values = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()\n"
+        "        for value in values:\n"
+        "            if isinstance(value, str) and value.startswith(head):\n"
+        "                return value\n"
     )
-    (outcome,) = judged(sandbox, calls([[1]], reference="def f(x):\n    return 'SEC' + 'RET'"), code)
-    assert outcome.status == "fail"
+    (outcome,) = judged(sandbox, calls([[1]], reference="def f(x):\n    return f'SECRET{x}'"), code)
+    assert outcome.message == "f(1) gave None, wanted 'SECRET1'"
 
 
 def test_every_failing_case_is_counted_by_its_class(sandbox):
@@ -156,10 +155,9 @@ def test_long_texts_are_compared_by_their_hash(sandbox):
 
 
 def test_a_suite_with_long_answers_is_run_in_parts(sandbox):
-    reference = "def f(x):\n    return [x / 3] * 10**6"
-    good, bad = judged(
-        sandbox, calls([[i] for i in range(4)], reference), reference, reference.replace("x / 3", "max(x, 1) / 3")
-    )
+    reference = "def f(x):\n    return [x / 3] * 36000"
+    last_is_wrong = reference.replace("x / 3", "min(x, 38) / 3")
+    good, bad = judged(sandbox, calls([[i] for i in range(40)], reference), reference, last_is_wrong)
     assert (good.status, bad.status) == ("pass", "fail")
 
 
