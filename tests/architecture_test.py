@@ -28,8 +28,8 @@ ARROWS = {
     "doctor": ("data", "models", "objectives", "parallel", "train"),
     "plan": ("data", "models", "ops", "objectives", "parallel", "train"),
     "view": ("data", "codeflow", "objectives.weights"),
-    # The report reads a finished run's metrics file; nothing in evaluate/ starts a model yet.
-    "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best"),
+    # The report reads a finished run's metrics file; models are started by cli/ and handed over.
+    "evaluate": ("codeflow", "data", "decode", "train.metrics", "train.goodput", "train.best"),
     "cli": (EVERYTHING,),
     "settings": (),
     "errors": (),

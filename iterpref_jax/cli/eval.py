@@ -14,7 +14,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import model, options
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate import benchmarks, eval_report, evaluation, results, samples, score_text
+from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, results, samples, score_text
 from iterpref_jax.evaluate.benchmarks.file import Choice
 from iterpref_jax.evaluate.evaluation import EvaluateSettings
 from iterpref_jax.evaluate.generators import BuiltIn, Generator
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
     folder = Path(chosen.out)
     made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config))
-    samples.settle(folder, made_with, rescore=chosen.score_only)
+    made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
     with stop_requested("ending after what runs now; the same command goes on") as should_stop:
         if not chosen.score_only and not _sampled(chosen, config, asked, benchmark, folder, should_stop):
             return 130
@@ -64,6 +64,7 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="FILE",
         help="judge these instead of asking a model (JSONL: task_id and solution or completion), or: canonical",
     )
+    arguments.add_argument("--endpoint", action="store_true", help="ask the endpoint of the config's section endpoint")
     arguments.add_argument(
         "--score-only", action="store_true", help="judge the stored samples anew; nothing is generated"
     )
@@ -78,10 +79,16 @@ def _arguments() -> argparse.ArgumentParser:
 def _origin(chosen: argparse.Namespace, config: Any) -> str:
     """What the samples come from, as it is stored with them."""
     if chosen.samples:
-        if chosen.model or chosen.workdir:
-            raise UserError("--samples are judged as they are: leave --model and --workdir out")
+        if chosen.model or chosen.workdir or chosen.endpoint:
+            raise UserError("--samples are judged as they are: leave --model, --workdir and --endpoint out")
         return f"{score_text.STORED}{chosen.samples}"
+    if chosen.endpoint:
+        if chosen.model or chosen.workdir:
+            raise UserError("--endpoint is asked for the model endpoint.model: leave --model and --workdir out")
+        return f"endpoint {config.endpoint.model}"
     if not chosen.workdir:
+        if not config.model.path and not chosen.score_only:
+            raise UserError("there is no model: give --model=DIR, --workdir=RUN, --endpoint, or --samples=FILE")
         return config.model.path
     if chosen.step is None:
         # Fixed now: a run that goes on training must not change the model in the middle of its answers.
@@ -104,7 +111,7 @@ def _sampled(
     should_stop: Callable[[], bool],
 ) -> bool:
     if not chosen.samples:
-        return evaluation.generate(asked, benchmark, lambda: _opened(chosen, config), folder, should_stop)
+        return evaluation.generate(asked, benchmark, lambda: _opened(chosen, config, folder), folder, should_stop)
     if not samples.read_samples(folder):
         if chosen.samples == CANONICAL:
             evaluation.take_canonical(benchmark, folder)
@@ -113,7 +120,9 @@ def _sampled(
     return True
 
 
-def _opened(chosen: argparse.Namespace, config: Any) -> Generator:
+def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:
+    if chosen.endpoint:
+        return asking.endpoint(settings.read_section(config, "endpoint"), folder)
     from iterpref_jax.train import compile_cache
 
     shapes = settings.read_section(config, "decode")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,7 @@ def generate(
     The model is opened by `opened()` if an answer is missing, not before.
     """
     prompts.check_style(settings.prompt_style, benchmark)
-    stored = samples.read_samples(folder)
-    missing = [
-        Wanted(shown=prompts.shown(settings.prompt_style, benchmark, task), task=index, sample=sample)
-        for index, task in enumerate(benchmark.tasks)
-        for sample in range(settings.n)
-        if (task.task_id, sample) not in stored
-    ]
+    missing = _missing(settings, benchmark, samples.read_samples(folder))
     if not missing:
         return True
     generator, total = opened(), len(benchmark.tasks) * settings.n
@@ -109,19 +103,21 @@ def generate(
         answers = generator.generate(missing, settings.sampling(benchmark))
         for ended, (index, written) in enumerate(answers, start=1):
             each = missing[index]
-            file.add(
-                Sample(
-                    task_id=benchmark.tasks[each.task].task_id,
-                    sample=each.sample,
-                    text=written.text,
-                    form="answer",
-                    finish_reason=written.finish_reason,
-                )
-            )
+            name, reason = benchmark.tasks[each.task].task_id, written.finish_reason
+            file.add(Sample(task_id=name, sample=each.sample, text=written.text, form="answer", finish_reason=reason))
             advance(1)
             if should_stop():
                 return ended == len(missing)
     return True
+
+
+def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container[tuple[str, int]]) -> list[Wanted]:
+    return [
+        Wanted(shown=prompts.shown(settings.prompt_style, benchmark, task), task=index, sample=sample)
+        for index, task in enumerate(benchmark.tasks)
+        for sample in range(settings.n)
+        if (task.task_id, sample) not in stored
+    ]
 
 
 def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
@@ -169,9 +165,9 @@ def judge(
     stored, done = samples.read_samples(folder), samples.read_verdicts(folder)
     tasks = {task.task_id: task for task in benchmark.tasks}
     missing = [sample for key, sample in stored.items() if key not in done and sample.task_id in tasks]
-    programs = [
-        (tasks[sample.task_id], solution_of(settings, benchmark, tasks[sample.task_id], sample)) for sample in missing
-    ]
+    of_task = [tasks[sample.task_id] for sample in missing]
+    solutions = [solution_of(settings, benchmark, *pair) for pair in zip(of_task, missing, strict=True)]
+    programs = [(task, task.prefix + solution) for task, solution in zip(of_task, solutions, strict=True)]
     failed: list[str] = []
     with (
         Appender(folder / samples.VERDICTS) as file,
@@ -182,14 +178,14 @@ def judge(
             ours = [outcome.message for outcome in judged.outcomes if outcome.status == "sandbox_error"]
             failed.extend(ours)
             if not ours:
-                sample, (_, solution) = missing[index], programs[index]
-                file.add(Verdict(task_id=sample.task_id, sample=sample.sample, solution=solution, judged=judged))
+                name, sample = missing[index].key
+                file.add(Verdict(task_id=name, sample=sample, solution=solutions[index], judged=judged))
             advance(1)
             if should_stop():
                 raise _Stopped
 
         try:
-            judging.judge_all(sandbox, [_prefixed(*program) for program in programs], settings.compat, on_done)
+            judging.judge_all(sandbox, programs, settings.compat, on_done)
         except _Stopped:
             return False
     if failed:
@@ -224,7 +220,3 @@ def _store(found: Sequence[Sample], folder: Path) -> None:
 
 class _Stopped(Exception):
     """Leaves a batch of the sandbox's runs: what waits is dropped."""
-
-
-def _prefixed(task: Task, solution: str) -> tuple[Task, str]:
-    return task, task.prefix + solution

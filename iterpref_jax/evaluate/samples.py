@@ -108,11 +108,11 @@ def import_samples(path: str) -> Iterator[Sample]:
         )
 
 
-def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> None:
-    """Stores what a run is made with, or compares it with what the folder was made with.
+def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str, Any]:
+    """Stores what a run is made with, or compares it with what the folder was made with; returns it.
 
     `settings` has the parts `samples` and `scores`. With `rescore` other scoring settings replace those that are
-    stored, and the verdicts are dropped.
+    stored, the verdicts are dropped, and the model is the one that is stored.
 
     Raises:
         UserError: the folder holds samples, or scores, of other settings: the difference is named.
@@ -122,6 +122,8 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> None:
     settings = json.loads(json.dumps(settings))
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if rescore:
+            settings["samples"]["model"] = stored["samples"]["model"]
         _refuse_other(folder, stored["samples"], settings["samples"], "give another --out")
         if not rescore:
             advice = "give another --out, or --score-only to judge the stored samples anew"
@@ -131,6 +133,7 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
+    return settings
 
 
 def _refuse_other(folder: Path, stored: dict[str, Any], now: dict[str, Any], advice: str) -> None:
