@@ -34,7 +34,8 @@ def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: 
     tasks = [
         {
             "name": task.task_id,
-            "prompt": highlighted(prompt_text(style, benchmark, task)),
+            "prompt": prompt_text(style, benchmark, task),
+            "is_code": style == "base",
             "samples": by_task[task.task_id][:SAMPLES_SHOWN],
             "count": len(by_task[task.task_id]),
             "passed": sum(verdict.judged.failed is None for verdict in by_task[task.task_id]),

@@ -165,9 +165,11 @@ def judge(
     stored, done = samples.read_samples(folder), samples.read_verdicts(folder)
     tasks = {task.task_id: task for task in benchmark.tasks}
     missing = [sample for key, sample in stored.items() if key not in done and sample.task_id in tasks]
-    of_task = [tasks[sample.task_id] for sample in missing]
-    solutions = [solution_of(settings, benchmark, *pair) for pair in zip(of_task, missing, strict=True)]
-    programs = [(task, task.prefix + solution) for task, solution in zip(of_task, solutions, strict=True)]
+    solutions = [solution_of(settings, benchmark, tasks[sample.task_id], sample) for sample in missing]
+    programs = [
+        (tasks[sample.task_id], tasks[sample.task_id].prefix + solution)
+        for sample, solution in zip(missing, solutions, strict=True)
+    ]
     failed: list[str] = []
     with (
         Appender(folder / samples.VERDICTS) as file,
@@ -178,8 +180,7 @@ def judge(
             ours = [outcome.message for outcome in judged.outcomes if outcome.status == "sandbox_error"]
             failed.extend(ours)
             if not ours:
-                name, sample = missing[index].key
-                file.add(Verdict(task_id=name, sample=sample, solution=solutions[index], judged=judged))
+                file.add(Verdict.of(missing[index], solutions[index], judged))
             advance(1)
             if should_stop():
                 raise _Stopped

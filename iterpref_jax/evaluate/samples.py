@@ -47,6 +47,10 @@ class Verdict:
     solution: str
     judged: Judged
 
+    @classmethod
+    def of(cls, sample: Sample, solution: str, judged: Judged) -> Verdict:
+        return cls(task_id=sample.task_id, sample=sample.sample, solution=solution, judged=judged)
+
     @property
     def key(self) -> tuple[str, int]:
         return self.task_id, self.sample
