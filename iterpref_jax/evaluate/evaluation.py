@@ -166,10 +166,7 @@ def judge(
     tasks = {task.task_id: task for task in benchmark.tasks}
     missing = [sample for key, sample in stored.items() if key not in done and sample.task_id in tasks]
     solutions = [solution_of(settings, benchmark, tasks[sample.task_id], sample) for sample in missing]
-    programs = [
-        (tasks[sample.task_id], tasks[sample.task_id].prefix + solution)
-        for sample, solution in zip(missing, solutions, strict=True)
-    ]
+    programs = [_prefixed(tasks[each.task_id], code) for each, code in zip(missing, solutions, strict=True)]
     failed: list[str] = []
     with (
         Appender(folder / samples.VERDICTS) as file,
@@ -221,3 +218,7 @@ def _store(found: Sequence[Sample], folder: Path) -> None:
 
 class _Stopped(Exception):
     """Leaves a batch of the sandbox's runs: what waits is dropped."""
+
+
+def _prefixed(task: Task, solution: str) -> tuple[Task, str]:
+    return task, task.prefix + solution
