@@ -98,25 +98,21 @@ def judge_all(
 
 
 class _Judging:
-    """One program on its way through the suites of its task; a suite is one run, or several of a part of its cases."""
+    """One program on its way through the suites of its task."""
 
     def __init__(self, index: int, task: Task, code: str):
         self.index, self.task, self._code = index, task, code
         self._outcomes: list[Outcome] = []
-        self._left: list[Program] = []
-        self.run: Program
+        self._run: Program
 
-    def begin_run(self, expected: references.Answers) -> Program:
-        if not self._left:
-            self._left = programs_of(self._suite.tests, self._code, expected)
-        self.run = self._left.pop(0)
-        return self.run
+    def begin_suite(self, expected: references.Answers) -> Program:
+        self._run = program_of(self._suite.tests, self._code, expected)
+        return self._run
 
-    def end_run(self, verdict: Verdict) -> Judged | None:
+    def end_suite(self, verdict: Verdict) -> Judged | None:
         """Returns what came of the program, or None if there is more to run."""
-        if not (verdict.passed and self._left):
-            self._outcomes.append(_outcome(self._suite, self.run, verdict))
-        if verdict.passed and (self._left or len(self._outcomes) < len(self.task.suites)):
+        self._outcomes.append(_outcome(self._suite, self._run, verdict))
+        if verdict.passed and len(self._outcomes) < len(self.task.suites):
             return None
         return Judged(outcomes=tuple(self._outcomes), tier=verdict.tier)
 
@@ -135,32 +131,32 @@ def _judge_batch(
         more: list[_Judging] = []
 
         def ended(place: int, verdict: Verdict, going=going, more=more) -> None:
-            judged = going[place].end_run(verdict)
+            judged = going[place].end_suite(verdict)
             if judged is None:
                 more.append(going[place])
             else:
                 on_done(going[place].index, judged)
 
-        sandbox.run_all([each.begin_run(expected) for each in going], ended)
+        sandbox.run_all([each.begin_suite(expected) for each in going], ended)
         going = more
 
 
-def programs_of(tests: Tests, code: str, expected: references.Answers) -> list[Program]:
-    """Returns what the sandbox runs for these tests, one after the other."""
+def program_of(tests: Tests, code: str, expected: references.Answers) -> Program:
+    """Returns what the sandbox runs for these tests."""
     match tests:
         case ScriptTests():
-            return [Program(code=code, tests=tests.tests, setup=tests.setup, style="script")]
+            return Program(code=code, tests=tests.tests, setup=tests.setup, style="script")
         case UnitTests():
             # Tests patch names of libraries, never of the module that the program is in.
             names = "import solution as _solution\nglobals().update(vars(_solution))\n"
-            return [Program(code=code, tests=names + tests.tests, setup="", style="unittest")]
+            return Program(code=code, tests=names + tests.tests, setup="", style="unittest")
         case CallTests():
-            return references.programs(tests, code, expected)
+            return references.program(tests, code, expected[id(tests)])
         case StdinTests():
             cases = tuple(Case(inputs=text, expected=wanted, wall_s=tests.case_s) for text, wanted in tests.cases)
-            return [Program(code=code, setup=tests.setup, style="stdin", cases=cases, compare=COMPARATORS["lines"])]
+            return Program(code=code, setup=tests.setup, style="stdin", cases=cases, compare=COMPARATORS["lines"])
         case MethodTests():
-            return [_method(tests, code)]
+            return _method(tests, code)
 
 
 def _method(tests: MethodTests, code: str) -> Program:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from iterpref_jax.codeflow.sandbox import UNKNOWN, Case, Program, Sandbox, Verdict
@@ -11,10 +10,7 @@ from iterpref_jax.evaluate import oracles
 from iterpref_jax.evaluate.tasks import CallTests, Task
 from iterpref_jax.progress import progress
 
-# Into so many a suite is cut whose answers are too long for one run (HumanEval/130: 200 MB of lists).
-PARTS = 16
-# Before the program, in names of its own. What a program prints is no part of its judgement (EvalPlus throws it away),
-# and of a long text its hash is as good as itself: HumanEval/15 answers with 150 MB.
+# Before the program, in names of its own. What a program prints is no part of its judgement (EvalPlus throws it away).
 SILENCE = """
 import io, sys
 
@@ -24,39 +20,49 @@ class Silence(io.TextIOBase):
 
 sys.stdout = sys.stderr = Silence()
 """
+# Of a long answer a hash is sent that is the same for equal values (1, 1.0 and True are equal): HumanEval/130 and
+# Mbpp/255 answer with hundreds of megabytes. Fractions are sent as they are: they may be close without being equal.
 ANSWER = """
 import hashlib
+
+AS_THEY_ARE = {int, str, type(None)}
+
+def same(value):
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return value if set(map(type, value)) <= AS_THEY_ARE else kind(map(same, value))
+    if kind is bool or (kind is float and value.is_integer()):
+        return int(value)
+    if kind in AS_THEY_ARE or (kind is float and value == value):
+        return value
+    raise TypeError
 
 def answer(*args):
     if name not in program:
         raise NameError(f"name {name!r} is not defined")
     found = program[name](*args)
-    if type(found) is str and len(found) > 4096:
-        return hashlib.sha256(found.encode("utf-8", "surrogatepass")).digest()
-    return found
+    if type(found) not in (str, list, tuple) or len(found) < 1000:
+        return found
+    if set(map(type, found)) == {float} and not all(map(float.is_integer, found)):
+        return found
+    try:
+        text = repr(same(found))
+    except (TypeError, ValueError):
+        return found
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() if len(text) > 65536 else found
 
 program["_answer"] = answer
 """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """Cases that are run together, from number `start` on; `atol` is the tolerance that those before switched on."""
-
-    start: int
-    cases: tuple[Case, ...]
-    atol: float = 0.0
-
-
-# By the identity of the tests, which live as long as their benchmark.
-Answers = dict[int, list[Part]]
+# The cases of calls, by the identity of their tests, which live as long as their benchmark.
+Answers = dict[int, tuple[Case, ...]]
 
 
 def answers(sandbox: Sandbox, tasks: Sequence[Task], floor_s: float, factor: float) -> Answers:
     """Runs the reference of every suite of calls; a case may then take `factor` times as long, and `floor_s` at least.
 
-    A suite whose answers are too long for one run is run in parts. Raises UserError for a reference that does not
-    answer all of its inputs here.
+    Raises UserError for a reference that does not answer all of its inputs here.
     """
     named = {
         id(suite.tests): (task.task_id, suite.tests)
@@ -64,55 +70,40 @@ def answers(sandbox: Sandbox, tasks: Sequence[Task], floor_s: float, factor: flo
         for suite in task.suites
         if isinstance(suite.tests, CallTests)
     }
-    found: Answers = {key: [] for key in named}
-    left = [(name, tests, 0, len(tests.inputs)) for name, tests in named.values()]
-    with progress("reference solutions", sum(end for *_, end in left), "inputs") as advance:
-        while left:
-            runs, smaller = left, []
+    if not named:
+        return {}
+    asked, found = list(named.values()), {}
+    with progress("reference solutions", sum(len(tests.inputs) for _, tests in asked), "inputs") as advance:
 
-            def ended(place: int, verdict: Verdict, runs=runs, smaller=smaller) -> None:
-                name, tests, start, end = runs[place]
-                if verdict.status == "output_limit" and end - start > 1:
-                    step = -(-(end - start) // PARTS)
-                    smaller.extend((name, tests, at, min(at + step, end)) for at in range(start, end, step))
-                    return
-                _check(name, verdict, end - start)
-                found[id(tests)].append(Part(start=start, cases=_expecting(tests, start, verdict, floor_s, factor)))
-                advance(end - start)
+        def ended(place: int, verdict: Verdict) -> None:
+            name, tests = asked[place]
+            found[id(tests)] = _expecting(name, tests, verdict, floor_s, factor)
+            advance(len(tests.inputs))
 
-            sandbox.run_all([_asked(tests, start, end) for _, tests, start, end in runs], ended)
-            left = smaller
-    return {key: _in_order(tests, found[key]) for key, (_, tests) in named.items()}
+        sandbox.run_all([_asked(tests) for _, tests in asked], ended)
+    return found
 
 
-def programs(tests: CallTests, code: str, expected: Answers) -> list[Program]:
-    """Returns a program's runs, a part of the cases each."""
-    return [_program(tests, code, part.cases, part.atol) for part in expected[id(tests)]]
-
-
-def _asked(tests: CallTests, start: int, end: int) -> Program:
-    cases = tuple(Case(inputs=inputs, expected=UNKNOWN) for inputs in tests.inputs[start:end])
-    return _program(tests, tests.reference, cases, tests.atol)
-
-
-def _program(tests: CallTests, code: str, cases: tuple[Case, ...], atol: float) -> Program:
+def program(tests: CallTests, code: str, cases: tuple[Case, ...]) -> Program:
+    """Returns the run of a program on cases."""
     return Program(
         code=code,
         setup=f"exec({SILENCE + ANSWER!r}, {{'program': globals(), 'name': {tests.entry_point!r}}})\n",
         style="io",
         entry_point="_answer",
         cases=cases,
-        compare=oracles.comparator(tests.oracle, atol),
+        compare=oracles.comparator(tests.oracle, tests.atol),
     )
 
 
-def _check(name: str, verdict: Verdict, count: int) -> None:
-    if verdict.status != "no_tests" or len(verdict.cases) != count:
+def _asked(tests: CallTests) -> Program:
+    return program(tests, tests.reference, tuple(Case(inputs=inputs, expected=UNKNOWN) for inputs in tests.inputs))
+
+
+def _expecting(name: str, tests: CallTests, verdict: Verdict, floor_s: float, factor: float) -> tuple[Case, ...]:
+    if verdict.status != "no_tests" or len(verdict.cases) != len(tests.inputs):
         why = verdict.message or verdict.error_type or verdict.status
         raise UserError(f"{name}: the reference does not answer all of its inputs here: {why}")
-
-
-def _expecting(tests: CallTests, start: int, verdict: Verdict, floor_s: float, factor: float) -> tuple[Case, ...]:
     is_none_asked = tests.oracle == "not_none"
     return tuple(
         Case(
@@ -120,14 +111,5 @@ def _expecting(tests: CallTests, start: int, verdict: Verdict, floor_s: float, f
             expected=outcome.output is not None if is_none_asked else outcome.output,
             wall_s=max(floor_s, factor * outcome.seconds),
         )
-        for inputs, outcome in zip(tests.inputs[start : start + len(verdict.cases)], verdict.cases, strict=True)
+        for inputs, outcome in zip(tests.inputs, verdict.cases, strict=True)
     )
-
-
-def _in_order(tests: CallTests, parts: list[Part]) -> list[Part]:
-    atol, found = tests.atol, []
-    for part in sorted(parts, key=lambda part: part.start):
-        found.append(dataclasses.replace(part, atol=atol))
-        if not atol and any(oracles.is_floats(case.expected) for case in part.cases):
-            atol = oracles.ATOL
-    return found

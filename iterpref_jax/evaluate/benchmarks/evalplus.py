@@ -16,7 +16,7 @@ from iterpref_jax.evaluate.stops import BASE, HUMAN_EVAL, MBPP
 from iterpref_jax.evaluate.tasks import Benchmark, CallTests, Limits, Prompts, ScriptTests, Suite, Task
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
-# EvalPlus: 60 s for all inputs of a suite, and a little more. HumanEval/15 answers with a text of 7 MB.
+# EvalPlus: 60 s for all inputs of a suite, and a little more. HumanEval/130 answers with lists of 15 MB.
 LIMITS = Limits(wall_s=62.0, cpu_s=62, memory_mb=4096, output_kb=32 << 10)
 # Entry point -> what replaces the comparison: EvalPlus 0.3.1, `_special_oracle.py`.
 HUMAN_EVAL_ORACLES = {"find_zero": "root"}
