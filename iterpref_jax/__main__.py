@@ -25,6 +25,8 @@ COMMANDS = {
     "rounds": "on-policy: write and debug programs with the current model, train it on its pairs, and again",
     "heldout": "how a checkpoint or folder ranks held-out repairs above bugs: by segment, error type, size",
     "sample": "complete a file of prompts with a model folder or a run's checkpoint",
+    "eval": "score a model, an endpoint or stored answers on a benchmark; scores with intervals, errors, a report",
+    "compare": "several runs of `eval` side by side: which tasks flipped, McNemar's test, paired bootstrap",
     "serve": "answer OpenAI-compatible requests from a model folder or a run's checkpoint",
     "sweep": "an ablation: variants x seeds, trained and evaluated, in one table with intervals; resumes",
     "export": "write a checkpoint as a folder that transformers loads",

@@ -36,6 +36,7 @@ SECTIONS = {
     "rounds": ("iterpref_jax.rounds.run", "RoundsSettings"),
     "serve": ("iterpref_jax.serve.scheduler", "ServeSettings"),
     "plan": ("iterpref_jax.plan.settings", "PlanSettings"),
+    "evaluate": ("iterpref_jax.evaluate.evaluation", "EvaluateSettings"),
 }
 RUN_SECTION = ("iterpref_jax.train.run", "RunSettings")
 SWEEP = ("iterpref_jax.sweep.settings", "SweepSettings")

@@ -28,8 +28,8 @@ ARROWS = {
     "doctor": ("data", "models", "objectives", "parallel", "train"),
     "plan": ("data", "models", "ops", "objectives", "parallel", "train"),
     "view": ("data", "codeflow", "objectives.weights"),
-    # Reports read what a run has written; nothing in evaluate/ starts a model.
-    "evaluate": ("codeflow", "data", "train.metrics", "train.goodput", "train.best", "train.atomic"),
+    # Reports read what a run has written; models are started by cli/ and handed over.
+    "evaluate": ("codeflow", "data", "decode", "train.metrics", "train.goodput", "train.best", "train.atomic"),
     # It starts commands, each in a process of its own, and reads what they wrote.
     "sweep": ("evaluate", "train"),
     "cli": (EVERYTHING,),

@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.name for path in CONFIGS.glob("*.py") if path.name != "__init__.py")
 SPECS = [f"{name}{arg}" for name in FILES for arg in ("", ":tiny")]
 SPECS += ["demo.py:stage=sft", "demo.py:stage=sft,tiny", "target_rpo_qwen2_5_coder_7b.py:released"]
-SEEDS = ("inject.seed", "generate.seed", "build.seed", "build.pairs.seed", "build.focus.seed")
+SEEDS = ("inject.seed", "generate.seed", "build.seed", "build.pairs.seed", "build.focus.seed", "evaluate.seed")
 
 
 def load(spec="base.py:tiny", *overrides):

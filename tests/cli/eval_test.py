@@ -1,0 +1,143 @@
+"""`iterpref eval` and `iterpref compare`: a tiny model, an endpoint on loopback, stored samples, a killed run."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from iterpref_jax.__main__ import main
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.transformer import init_params
+from tests.data import tiny
+from tests.support import llm_server
+from tests.support.models import model_config
+from tests.support.runs import ROOT, command, environment
+
+CONFIG = f"--config={ROOT / 'configs' / 'base.py'}"
+CODE = {f"t/{i}": f"def add_{i}(a, b):\n    return a + b + {i}\n" for i in range(3)}
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    rows = [
+        {
+            "task_id": name,
+            "prompt": code.split("\n")[0] + "\n",
+            "entry_point": code[4:9],
+            "canonical_solution": code.split("\n", 1)[1],
+            "test": f"def check(f):\n    assert f(1, 2) == {3 + i}\n",
+        }
+        for i, (name, code) in enumerate(CODE.items())
+    ]
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def evaluated(tasks, out, *words):
+    return main(["eval", CONFIG, "--benchmark=humaneval", f"--data={tasks}", f"--out={out}", *map(str, words)])
+
+
+def scores(out):
+    found = json.loads((out / "results.json").read_text())
+    return {f"{score['suite']}@{score['k']}": score["value"] for score in found["scores"]}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE).save_pretrained(folder)
+    config = model_config(model_type="llama", vocab_size=512)
+    params = init_params(config, 3, "float32")
+    hf_checkpoint.save(str(folder), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
+    return folder
+
+
+SHAPES = ("--config.decode.slots=8", "--config.decode.context=256", "--config.evaluate.max_new_tokens=8")
+
+
+def test_a_model_is_asked_judged_and_not_asked_again(model, tasks, tmp_path, capsys):
+    words = (f"--model={model}", "--n=2", "--temperature=0.8", *SHAPES)
+    assert evaluated(tasks, tmp_path / "run", *words) == 0
+    stored = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    assert len(stored.splitlines()) == 6
+    assert scores(tmp_path / "run").keys() == {"base@1"}
+    assert (tmp_path / "run" / "report.html").exists()
+    capsys.readouterr()
+    assert evaluated(tasks, tmp_path / "run", *words) == 0
+    assert evaluated(tasks, tmp_path / "run", *words[1:], "--score-only") == 0
+    assert "answers of" not in capsys.readouterr().err
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == stored
+
+
+def test_a_chat_style_reaches_the_model_s_template(model, tasks, tmp_path):
+    words = (f"--model={model}", "--prompt-style=evalplus-vllm", *SHAPES, "--config.decode.context=1024")
+    assert evaluated(tasks, tmp_path / "run", *words) == 0
+    assert "markdown code block" in (tmp_path / "run" / "report.html").read_text()
+
+
+def behave(request):
+    """Answers all but the last task as they should be; base prompts get the code that follows."""
+    number = request.text.split("add_")[1][0]
+    code = CODE[f"t/{number}"] if number != "2" else "def add_2(a, b):\n    return a\n"
+    if "messages" in request.body:
+        return llm_server.say(f"Here:\n```python\n{code}```")
+    # Beyond the stop strings that a server takes.
+    return llm_server.say(code.split("\n", 1)[1] + "\ndef main(\nprint('no")
+
+
+@pytest.mark.parametrize("style", ["base", "evalplus-openai"])
+def test_an_endpoint_is_asked_in_its_own_form(style, tasks, tmp_path):
+    with llm_server.serving(behave) as server:
+        words = (f"--config.endpoint.base_urls=('{server.url}',)", "--config.endpoint.model=tiny")
+        assert evaluated(tasks, tmp_path / "run", "--endpoint", f"--prompt-style={style}", *words) == 0
+    assert scores(tmp_path / "run") == {"base@1": pytest.approx(2 / 3)}
+    assert {request.path for request in server.requests} == {llm_server.PROMPT if style == "base" else llm_server.CHAT}
+
+
+def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
+    rows = [{"task_id": name, "solution": code} for name, code in CODE.items()]
+    rows[1]["solution"] = rows[1]["solution"].replace("+ b", "- b")
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluated(tasks, tmp_path / "given", f"--samples={tmp_path / 'given.jsonl'}") == 0
+    assert evaluated(tasks, tmp_path / "best", "--samples=canonical") == 0
+    assert (scores(tmp_path / "given")["base@1"], scores(tmp_path / "best")["base@1"]) == (pytest.approx(2 / 3), 1.0)
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "given"), str(tmp_path / "best"), f"--out={tmp_path / 'both'}"]) == 0
+    assert "1 gained, 0 lost" in capsys.readouterr().err
+    assert "t/1" in (tmp_path / "both" / "comparison.html").read_text()
+
+
+def test_a_run_that_is_killed_while_it_judges_goes_on(tasks, tmp_path):
+    words = ["eval", CONFIG, "--benchmark=humaneval", f"--data={tasks}", f"--out={tmp_path / 'run'}"]
+    slow = tmp_path / "slow.jsonl"
+    late = "import time\ntime.sleep(1.5)\n"
+    slow.write_text("".join(json.dumps({"task_id": name, "solution": late + CODE[name]}) + "\n" for name in CODE))
+    words += [f"--samples={slow}", "--config.sandbox.workers=1"]
+    killed = subprocess.Popen(command(*words), env=environment(tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL)
+    verdicts, end = tmp_path / "run" / "verdicts.jsonl", time.monotonic() + 60
+    while not (verdicts.exists() and verdicts.read_bytes()) and time.monotonic() < end:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    first = verdicts.read_bytes()
+    assert 0 < first.count(b"\n") < 3
+    assert main(words) == 0
+    assert verdicts.read_bytes().startswith(first[: first.rfind(b"\n") + 1])
+    assert scores(tmp_path / "run") == {"base@1": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--samples=canonical", "--endpoint"], "leave --model, --workdir and --endpoint out"),
+        (["--samples=canonical", "--config.evaluate.compat=heads"], "did you mean 'head'"),
+        (["--prompt-style=chat", "--model=NOWHERE"], "humaneval has no prompt in the style 'chat'; it has base"),
+        ([], "there is no model: give --model=DIR"),
+    ],
+)
+def test_what_cannot_work_is_refused(words, message, tasks, tmp_path, capsys):
+    assert evaluated(tasks, tmp_path / "run", *words) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,236 @@
+"""A run of an evaluation: what is stored, continued, refused, scored and reported."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from iterpref_jax.codeflow.sandbox import open_sandbox
+from iterpref_jax.errors import UserError
+from iterpref_jax.evaluate import error_table, eval_page, eval_report, evaluation, results, samples, score_text
+from iterpref_jax.evaluate.generators import Endpoint, Sampling, Wanted, Written
+from iterpref_jax.evaluate.prompts import Shown
+from tests.evaluate import made
+
+
+def never():
+    return False
+
+
+class Writer:
+    """Writes `answer(task, sample)` for what it is asked, and keeps count."""
+
+    def __init__(self, answer=lambda task, sample: "    return a + b\n"):
+        self.answer, self.asked = answer, []
+
+    def generate(self, wanted, sampling):
+        for index, each in reversed(list(enumerate(wanted))):
+            self.asked.append((each.task, each.sample))
+            yield index, Written(text=self.answer(each.task, each.sample), finish_reason="stop")
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with open_sandbox(made.SANDBOX) as opened:
+        yield opened
+
+
+def run(folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never):
+    """One command's work; returns the results, or None if it stopped."""
+    settings, benchmark = settings or made.settings(), benchmark or made.benchmark()
+    made_with = evaluation.made_with(settings, benchmark, "writer")
+    samples.settle(folder, made_with, rescore=rescore)
+    if not rescore and not evaluation.generate(settings, benchmark, lambda: writer, folder, should_stop):
+        return None
+    if not evaluation.judge(settings, benchmark, sandbox, folder, should_stop):
+        return None
+    verdicts = samples.read_verdicts(folder)
+    found = results.results(settings, benchmark, verdicts, made_with)
+    results.write(folder, found)
+    eval_report.write(folder, found, benchmark, verdicts)
+    return found
+
+
+def test_a_run_stores_answers_verdicts_scores_and_reports(tmp_path, sandbox):
+    found = run(tmp_path, sandbox, Writer())
+    assert [(score["suite"], score["k"], score["value"]) for score in found["scores"]] == [
+        ("base", 1, 0.5),
+        ("plus", 1, 0.5),
+    ]
+    assert found["pass_at_1"]["plus"] == {"made/add": 1.0, "made/less": 0.0}
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    assert "AssertionError" in (tmp_path / "report.md").read_text()
+    assert "made/less" in (tmp_path / "report.html").read_text()
+
+
+def test_a_finished_run_asks_no_model_again(tmp_path, sandbox):
+    first, writer = run(tmp_path, sandbox, Writer()), Writer()
+    stored = [(tmp_path / name).read_bytes() for name in ("samples.jsonl", "verdicts.jsonl")]
+    assert run(tmp_path, sandbox, writer) == first
+    assert writer.asked == []
+    assert [(tmp_path / name).read_bytes() for name in ("samples.jsonl", "verdicts.jsonl")] == stored
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(tmp_path, sandbox):
+    settings = made.settings(n=3, temperature=0.8)
+    first, second = Writer(), Writer()
+    assert run(tmp_path, sandbox, first, settings, should_stop=lambda: len(first.asked) == 4) is None
+    found = run(tmp_path, sandbox, second, settings)
+    assert len(first.asked) == 4
+    assert sorted(first.asked + second.asked) == [(task, sample) for task in range(2) for sample in range(3)]
+    assert found["samples"] == 6
+
+
+def test_a_line_that_a_killed_process_left_half_written_is_made_again(tmp_path, sandbox):
+    first = run(tmp_path, sandbox, Writer())
+    for name in ("samples.jsonl", "verdicts.jsonl"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:-7])
+    writer = Writer()
+    again = run(tmp_path, sandbox, writer)
+    assert len(writer.asked) == 1
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.5}, "temperature = 0.0, now it is 0.5; give another --out"),
+        ({"max_new_tokens": 16}, "max_new_tokens = 32, now it is 16"),
+        ({"compat": "evalplus-0.3.1"}, 'compat = "head", now it is "evalplus-0.3.1"; .* --score-only'),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(changes, message, tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, sandbox, Writer(), made.settings(**changes))
+
+
+def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    writer = Writer()
+    found = run(tmp_path, sandbox, writer, made.settings(compat="evalplus-0.3.1"), rescore=True)
+    assert writer.asked == []
+    assert found["made_with"]["scores"]["compat"] == "evalplus-0.3.1"
+
+
+def test_scores_need_a_verdict_of_every_task(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    kept = (tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)[:1]
+    (tmp_path / "samples.jsonl").write_text("".join(kept))
+    with pytest.raises(UserError, match="1 tasks have no verdict, the first made/add"):
+        run(tmp_path, sandbox, Writer(), rescore=True)
+
+
+def test_pass_at_k_is_told_for_the_k_that_every_task_reaches(tmp_path, sandbox):
+    settings = made.settings(n=2, temperature=0.8, pass_at=(1, 2, 10))
+    found = run(tmp_path, sandbox, Writer(lambda task, sample: f"    return a {'+-'[sample]} b\n"), settings)
+    base = {score["k"]: score["value"] for score in found["scores"] if score["suite"] == "base"}
+    assert base == {1: 0.5, 2: 1.0}
+
+
+def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_path, sandbox):
+    benchmark = made.benchmark()
+    rows = [
+        {"task_id": "made/add", "solution": benchmark.tasks[0].canonical},
+        {"task_id": "made/less", "completion": "    return a - b\n"},
+        {"task_id": "made/less", "completion": "    return a\n"},
+    ]
+    evaluation.take_stored(benchmark, str(made.write_lines(tmp_path / "given.jsonl", rows)), tmp_path)
+    evaluation.judge(made.settings(), benchmark, sandbox, tmp_path, never)
+    passed = {key: verdict.judged.passes("plus") for key, verdict in samples.read_verdicts(tmp_path).items()}
+    assert passed == {("made/add", 0): True, ("made/less", 0): True, ("made/less", 1): False}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"task_id": "made/add", "solution": "x"}], "no sample of 1 tasks, the first made/less"),
+        ([{"task_id": "made/mul", "solution": "x"}], "'made/mul' is not in made.jsonl"),
+        ([{"task_id": "made/add", "code": "x"}], "line 1: wanted 'solution' or 'completion'"),
+    ],
+)
+def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path):
+    path = made.write_lines(tmp_path / "given.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        evaluation.take_stored(made.benchmark(), str(path), tmp_path)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 4}, "would be 4 equal answers"),
+        ({"compat": "evalplus"}, "did you mean 'evalplus-0.3.1'"),
+        ({"pass_at": (10,)}, r"pass@k needs k answers a task, evaluate.n is 1"),
+        ({"draws": 0}, "evaluate.draws must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        made.settings(**changes)
+
+
+def test_errors_are_counted_once_a_task_and_class_with_quoted_names_replaced():
+    verdicts = [
+        made.verdict("a", "NameError", "name 'foo' is not defined"),
+        made.verdict("a", "NameError", "name 'bar' is not defined", sample=1),
+        made.verdict("b", "NameError", "name 'foo' is not defined"),
+        made.verdict("b", "TypeError", "can't add", sample=1),
+        made.verdict("c"),
+    ]
+    first, second = error_table.error_classes(verdicts)
+    assert (first.name, first.tasks, first.samples, first.tests) == ("NameError", 2, 3, 6)
+    assert (first.message, first.message_samples) == ("name 'X' is not defined", 3)
+    assert (second.name, second.tasks) == ("TypeError", 1)
+
+
+def test_a_page_escapes_what_programs_and_models_wrote(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer(lambda task, sample: "    return '<script>alert(1)</script>' + (a - 1)\n"))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_colours_change_nothing_of_a_program():
+    import html
+    import re
+
+    code = "\n\nx = '<&>'\t# é\n\n\n"
+    assert html.unescape(re.sub(r"<[^>]*>", "", eval_page.highlighted(code))) == code
+
+
+def test_a_page_without_pygments_is_escaped_all_the_same(monkeypatch):
+    monkeypatch.setattr(eval_page.importlib.util, "find_spec", lambda name: None)
+    assert eval_page.highlighted("a < b") == "a &lt; b"
+    assert eval_page.code_style() == ""
+
+
+def test_a_score_is_printed_with_how_it_was_made(tmp_path, sandbox):
+    line = score_text.score_lines(run(tmp_path, sandbox, Writer()))[0]
+    assert line == "made base pass@1: 50.0% [0.0, 100.0] (2 tasks, 2 samples; base, compat head)"
+
+
+def test_an_endpoint_is_asked_for_so_many_answers_at_a_time():
+    running = most = 0
+
+    async def ask(wanted, sampling):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01 * (3 - wanted.sample))
+        running -= 1
+        return Written(text=f"{wanted.task}/{wanted.sample}", finish_reason="stop")
+
+    @contextlib.asynccontextmanager
+    async def opened():
+        yield ask
+
+    shown = Shown(text="x", messages=(), prefill="", stops=())
+    wanted = [Wanted(shown=shown, task=task, sample=sample) for task in range(3) for sample in range(2)]
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4, seed=0)
+    found = dict(Endpoint(opened, concurrency=2).generate(wanted, sampling))
+    assert [found[i].text for i in range(6)] == ["0/0", "0/1", "1/0", "1/1", "2/0", "2/1"]
+    assert most == 2
