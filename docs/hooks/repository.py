@@ -1,0 +1,90 @@
+"""MkDocs hook: files of the repository that pages link to become pages of the site, so that every link is checked.
+
+A page of docs/ links to `../CONTRIBUTING.md` or `../configs/base.py` as the repository lies on the disk. Here such a
+file becomes `repository/CONTRIBUTING.md` or `repository/configs/base.py.md` (source text, highlighted), and the link goes
+there.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from mkdocs.structure.files import File, InclusionLevel
+
+FOLDER = "repository"
+LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<rest>(?:#[^)\s]*)?)(?=\))")
+SOURCE = "---\nsearch:\n  exclude: true\n---\n# {name}\n\n`````{language}\n{text}\n`````\n"
+LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".json": "json"}
+
+
+def on_files(files, config):
+    root = Path(config.config_file_path).parent
+    inside = Path(config.docs_dir)
+    for path in sorted(linked(root, inside, named(config.nav))):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".md":
+            name, language = path.relative_to(root).as_posix(), LANGUAGES.get(path.suffix, "text")
+            text = SOURCE.format(name=name, language=language, text=text)
+        page = File.generated(config, address(path, root, inside), content=text, inclusion=InclusionLevel.NOT_IN_NAV)
+        files.append(page)
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    root, inside = Path(config.config_file_path).parent, Path(config.docs_dir)
+    origin = file_of(page.file.src_uri, root, inside)
+    if origin.suffix != ".md":
+        return markdown
+    here = PurePosixPath(page.file.src_uri).parent
+
+    def moved(link: re.Match) -> str:
+        target = (origin.parent / link["path"]).resolve()
+        # What is no file stays as it is: MkDocs then names the page and the link.
+        if not target.is_file() or not target.is_relative_to(root):
+            return link[0]
+        return os.path.relpath(address(target, root, inside), here) + link["rest"]
+
+    return LINK.sub(moved, markdown)
+
+
+def address(path: Path, root: Path, inside: Path) -> str:
+    """Returns where a file of the repository lies in the site's sources."""
+    if path.is_relative_to(inside):
+        return path.relative_to(inside).as_posix()
+    return f"{FOLDER}/{path.relative_to(root).as_posix()}" + ("" if path.suffix == ".md" else ".md")
+
+
+def file_of(src_uri: str, root: Path, inside: Path) -> Path:
+    """Returns the file that a page was made from: the inverse of `address`."""
+    if not src_uri.startswith(f"{FOLDER}/"):
+        return inside / src_uri
+    path = root / src_uri.removeprefix(f"{FOLDER}/")
+    return path if path.is_file() else path.with_name(path.name.removesuffix(".md"))
+
+
+def named(nav: list | dict | str | None) -> Iterator[str]:
+    """Yields the files of the repository that the navigation names, from the repository's root."""
+    if isinstance(nav, str):
+        if nav.startswith(f"{FOLDER}/"):
+            yield nav.removeprefix(f"{FOLDER}/")
+    else:
+        for part in nav.values() if isinstance(nav, dict) else nav or ():
+            yield from named(part)
+
+
+def linked(root: Path, inside: Path, names: Iterator[str]) -> set[Path]:
+    """Returns the files outside of docs/ that the navigation names or that pages link to, also by way of each other."""
+    found: set[Path] = set()
+    waiting = [*inside.rglob("*.md"), *(root / name for name in names)]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file() or not path.is_relative_to(root):
+            continue
+        if not path.is_relative_to(inside):
+            found.add(path)
+        if path.suffix == ".md":
+            links = LINK.finditer(path.read_text(encoding="utf-8"))
+            targets = ((path.parent / link["path"]).resolve() for link in links)
+            waiting += [target for target in targets if not target.is_relative_to(inside)]
+    return found
