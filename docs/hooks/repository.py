@@ -21,7 +21,8 @@ LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", "
 def on_files(files, config):
     root = Path(config.config_file_path).parent
     inside = Path(config.docs_dir)
-    for path in sorted(linked(root, inside, named(config.nav))):
+    listed = [path for pattern in config.extra.get("repository_files", ()) for path in root.glob(pattern)]
+    for path in sorted(linked(inside, root, [*listed, *(root / name for name in named(config.nav))])):
         text = path.read_text(encoding="utf-8")
         if path.suffix != ".md":
             name, language = path.relative_to(root).as_posix(), LANGUAGES.get(path.suffix, "text")
@@ -73,10 +74,10 @@ def named(nav: list | dict | str | None) -> Iterator[str]:
             yield from named(part)
 
 
-def linked(root: Path, inside: Path, names: Iterator[str]) -> set[Path]:
-    """Returns the files outside of docs/ that the navigation names or that pages link to, also by way of each other."""
+def linked(inside: Path, root: Path, listed: list[Path]) -> set[Path]:
+    """Returns the files outside of docs/ that are listed or that pages link to, also by way of each other."""
     found: set[Path] = set()
-    waiting = [*inside.rglob("*.md"), *(root / name for name in names)]
+    waiting = [*inside.rglob("*.md"), *listed]
     while waiting:
         path = waiting.pop()
         if path in found or not path.is_file() or not path.is_relative_to(root):
