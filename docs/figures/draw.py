@@ -170,12 +170,12 @@ def layouts_figure(first: Pair, second: Pair) -> str:
     for title, pairs, layout, truncate in cases:
         tree = tree_of(pairs, layout, truncate=truncate)
         count = f"{len(tree.tokens)} words for {len(pairs)} pair" + "s" * (len(pairs) > 1)
-        parts += [text(8, y, title), text(784, y, count, "head", "end")]
+        parts += [text(8, y, f"{title}: {count}")]
         parts += strip(8, y + 8, cell, 22, kinds(tree, pairs))
         y += 56
     names = "prompt", "common prefix", "chosen tail", "rejected tail", "wrong lines"
     for number, (kind, name) in enumerate(zip(("prompt", "common", "good", "bad", "focus"), names, strict=True)):
-        parts += [rect(8 + number * 140, y - 8, 12, 12, kind), text(26 + number * 140, y + 3, name, "soft")]
+        parts += [rect(8 + number * 126, y - 8, 12, 12, kind), text(26 + number * 126, y + 3, name, "soft")]
     return svg(792, y + 14, parts)
 
 

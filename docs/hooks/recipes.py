@@ -14,10 +14,7 @@ PLAN = re.compile(
 # Paragraphs, and the line "Expected ...", which follows the plan without an empty line.
 PARTS = re.compile(r"\n\n|\n(?=Expected)")
 NOTHING = re.compile(r"no result of ours yet")
-HEAD = (
-    "| config | what it trains | planned for | GiB a chip | s an update | chip hours an epoch | expected |\n"
-    "|---|---|---|---|---|---|---|\n"
-)
+HEAD = "| recipe | planned for | GiB a chip | s an update | chip hours an epoch |\n|---|---|---|---|---|\n"
 
 
 class Recipe(NamedTuple):
@@ -30,14 +27,14 @@ class Recipe(NamedTuple):
 
     def row(self) -> str:
         plan = self.plan
+        name = [f"{self.what}<br>[{self.file}](../{self.file})"]
+        name += [f"expected {self.expected}"] if self.expected else []
         cells = (
-            f"[{Path(self.file).stem}](../{self.file})",
-            self.what,
+            "<br>".join(name),
             f"`{plan['topology']}`",
             f"{plan['used']} of {plan['limit']}",
             plan["seconds"],
             plan["hours"],
-            self.expected,
         )
         return f"| {' | '.join(cells)} |"
 
