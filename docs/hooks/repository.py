@@ -1,8 +1,7 @@
 """MkDocs hook: files of the repository that pages link to become pages of the site, so that every link is checked.
 
-A page of docs/ links to `../CONTRIBUTING.md` or `../configs/base.py` as the repository lies on the disk. Here such a
-file becomes `repository/CONTRIBUTING.md` or `repository/configs/base.py.md` (source text, highlighted), and the link goes
-there.
+A page of docs/ links to `../CONTRIBUTING.md` or `../configs/base.py`, as the repository lies on the disk. Here such a
+file becomes `repository/CONTRIBUTING.md` or `repository/configs/base.py.md` (source text), and the link goes there.
 """
 
 import os

@@ -53,12 +53,13 @@ def parsed(command: Command, monkeypatch) -> tuple[object, list[str]]:
     return found.value.args
 
 
-def read_settings(spec: str, overrides: list[str], *, is_run: bool) -> None:
-    """Reads every section that the command could; a run needs data and a model, which the page may say elsewhere."""
-    config = settings.load_config(spec, overrides)
+def check(command: Command, monkeypatch) -> None:
+    """Parses the command and reads every section; a run needs data and a model, which a page may name elsewhere."""
+    chosen, overrides = parsed(command, monkeypatch)
+    config = settings.load_config(getattr(chosen, "config", None) or BASE, overrides)
     for section in settings.SECTIONS:
         settings.read_section(config, section)
-    if is_run:
+    if command.words[1] in ("train", "reference", "plan", "doctor"):
         config.data.path = config.data.path or "DATA"
         config.model.path = config.model.path or ("" if config.model.init else "MODEL")
         settings.read_run(config)
@@ -72,11 +73,7 @@ def test_pages_name_commands_of_each_kind():
 @pytest.mark.parametrize("command", OF_PROGRAM["iterpref"], ids=str)
 def test_an_iterpref_command_has_flags_and_fields_that_exist(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if "-h" in command.words or "--help" in command.words:
-        return
-    chosen, overrides = parsed(command, monkeypatch)
-    is_run = command.words[1] in ("train", "reference", "plan", "doctor")
-    read_settings(getattr(chosen, "config", None) or BASE, overrides, is_run=is_run)
+    check(command, monkeypatch)
 
 
 @pytest.mark.parametrize("command", OF_PROGRAM["bash"], ids=str)
@@ -128,8 +125,7 @@ def test_a_command_that_is_wrong_is_found(text, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     command = Command("page", tuple(text.split()), is_whole=True)
     with pytest.raises((UserError, AssertionError), match=re.escape(message)):
-        chosen, overrides = parsed(command, monkeypatch)
-        read_settings(chosen.config, overrides, is_run=True)
+        check(command, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

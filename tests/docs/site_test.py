@@ -1,4 +1,4 @@
-"""The site is built as strictly as MkDocs can: every page in the navigation, every link and anchor there, nothing fetched."""
+"""The site is built as strictly as MkDocs can: every page has a place, every link and anchor leads somewhere."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("material", reason="needs mkdocs-material: pip install 'iterpref_jax[docs]'")
 
-from tests.docs.pages import DOCS, ROOT, blocks  # noqa: E402
+from tests.docs.pages import DOCS, ROOT, blocks
 
 
 def build(folder: Path, out: Path) -> subprocess.CompletedProcess:
