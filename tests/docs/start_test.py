@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.docs.pages import DOCS, ROOT, blocks
+from tests.support import runs
 
 SCRIPTS = {"iterpref": "-m iterpref_jax", "python": ""}
 
@@ -23,12 +24,12 @@ def folder(tmp_path_factory):
         (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
         (programs / name).chmod(0o755)
     paths = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = runs.environment(tmp_path_factory.mktemp("compiled")) | paths
     for block in blocks((DOCS / "start.md").read_text()):
         if block.title:
             (folder / block.title).write_text(block.text)
         else:
             assert block.language == "bash"
-            environment = os.environ | paths | {"JAX_PLATFORMS": "cpu"}
             command = ["bash", "-euo", "pipefail", "-c", block.text]
             ended = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
