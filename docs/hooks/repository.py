@@ -1,7 +1,8 @@
 """MkDocs hook: files of the repository that pages link to become pages of the site, so that every link is checked.
 
 A page of docs/ links to `../CONTRIBUTING.md` or `../configs/base.py`, as the repository lies on the disk. Here such a
-file becomes `repository/CONTRIBUTING.md` or `repository/configs/base.py.md` (source text), and the link goes there.
+file becomes `repository/CONTRIBUTING.md` or `repository/configs/base.py.md` (source text), and the link goes there; a
+folder becomes the list of its files.
 """
 
 import os
@@ -13,7 +14,7 @@ from mkdocs.structure.files import File, InclusionLevel
 
 FOLDER = "repository"
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<rest>(?:#[^)\s]*)?)(?=\))")
-SOURCE = "---\nsearch:\n  exclude: true\n---\n# {name}\n\n`````{language}\n{text}\n`````\n"
+HEAD = "---\nsearch:\n  exclude: true\n---\n# {name}\n\n"
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".json": "json"}
 
 
@@ -22,12 +23,8 @@ def on_files(files, config):
     inside = Path(config.docs_dir)
     listed = [path for pattern in config.extra.get("repository_files", ()) for path in root.glob(pattern)]
     for path in sorted(linked(inside, root, [*listed, *(root / name for name in named(config.nav))])):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".md":
-            name, language = path.relative_to(root).as_posix(), LANGUAGES.get(path.suffix, "text")
-            text = SOURCE.format(name=name, language=language, text=text)
-        page = File.generated(config, address(path, root, inside), content=text, inclusion=InclusionLevel.NOT_IN_NAV)
-        files.append(page)
+        place, text = address(path, root, inside), content(path, root)
+        files.append(File.generated(config, place, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
     return files
 
 
@@ -40,12 +37,27 @@ def on_page_markdown(markdown, page, config, files):
 
     def moved(link: re.Match) -> str:
         target = (origin.parent / link["path"]).resolve()
-        # What is no file stays as it is: MkDocs then names the page and the link.
-        if not target.is_file() or not target.is_relative_to(root):
+        # What is not there stays as it is: MkDocs then names the page and the link.
+        if not target.exists() or root not in target.parents:
             return link[0]
         return os.path.relpath(address(target, root, inside), here) + link["rest"]
 
     return LINK.sub(moved, markdown)
+
+
+def content(path: Path, root: Path) -> str:
+    """Returns the Markdown of a file of the repository, or of a folder."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    head = HEAD.format(name=path.relative_to(root).as_posix())
+    if path.is_dir():
+        return head + "\n".join(f"- [{file.name}]({path.name}/{file.name}.md)" for file in sources(path)) + "\n"
+    return f"{head}`````{LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}\n`````\n"
+
+
+def sources(folder: Path) -> list[Path]:
+    """Returns the files that the page of a folder lists."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in LANGUAGES)
 
 
 def address(path: Path, root: Path, inside: Path) -> str:
@@ -60,7 +72,7 @@ def file_of(src_uri: str, root: Path, inside: Path) -> Path:
     if not src_uri.startswith(f"{FOLDER}/"):
         return inside / src_uri
     path = root / src_uri.removeprefix(f"{FOLDER}/")
-    return path if path.is_file() else path.with_name(path.name.removesuffix(".md"))
+    return path if path.exists() else path.with_name(path.name.removesuffix(".md"))
 
 
 def named(nav: list | dict | str | None) -> Iterator[str]:
@@ -79,11 +91,13 @@ def linked(inside: Path, root: Path, listed: list[Path]) -> set[Path]:
     waiting = [*inside.rglob("*.md"), *listed]
     while waiting:
         path = waiting.pop()
-        if path in found or not path.is_file() or not path.is_relative_to(root):
+        if path in found or not path.exists() or root not in path.parents:
             continue
         if not path.is_relative_to(inside):
             found.add(path)
-        if path.suffix == ".md":
+        if path.is_dir():
+            waiting += sources(path)
+        elif path.suffix == ".md":
             links = LINK.finditer(path.read_text(encoding="utf-8"))
             targets = ((path.parent / link["path"]).resolve() for link in links)
             waiting += [target for target in targets if not target.is_relative_to(inside)]

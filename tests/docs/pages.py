@@ -54,8 +54,8 @@ def commands(page: Path) -> list[Command]:
 
 
 def _command(page: str, line: str, in_block: bool) -> Command:
-    # What follows on the line: a comment, or words apart.
-    line = re.split(r"\s#\s|\s{5,}", line)[0]
+    # What follows on the line: a comment, words apart, or where the output goes.
+    line = re.split(r"\s#\s|\s{5,}|\s[>|]\s", line)[0]
     # [--step=N]: a word that may be left out.
     words = shlex.split(re.sub(r"\[(--[^]]*)\]", r"\1", line))
     kept = [word for word in words if word not in ("...", "...)")]

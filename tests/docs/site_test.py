@@ -85,6 +85,7 @@ def test_drawings_are_part_of_their_page(site):
         ("docs/start.md", "[x](nowhere.md)", "nowhere.md"),
         ("docs/start.md", "[x](data.md#no-such-heading)", "no-such-heading"),
         ("docs/start.md", "[x](../configs/no_such_config.py)", "no_such_config.py"),
+        ("docs/start.md", "[x](../no_such_folder/)", "no_such_folder"),
         ("README.md", "[x](docs/gone.md)", "docs/gone.md"),
         ("docs/forgotten.md", "# A page that the navigation lacks", "forgotten.md"),
     ],
