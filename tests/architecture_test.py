@@ -61,7 +61,7 @@ def modules():
 @functools.cache
 def sources():
     """Every Python file that we keep: {path from the root: text}."""
-    folders = (PACKAGE, "configs", "tests", "benchmarks", "launch")
+    folders = (PACKAGE, "configs", "tests", "benchmarks", "launch", "docs")
     paths = [ROOT / "setup.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
 
