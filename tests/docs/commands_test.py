@@ -56,7 +56,12 @@ def parsed(command: Command, monkeypatch) -> tuple[object, list[str]]:
 def check(command: Command, monkeypatch) -> None:
     """Parses the command and reads every section; a run needs data and a model, which a page may name elsewhere."""
     chosen, overrides = parsed(command, monkeypatch)
-    config = settings.load_config(getattr(chosen, "config", None) or BASE, overrides)
+    file = getattr(chosen, "config", None) or BASE
+    if command.words[1] == "sweep":
+        # Its overrides are those of the base config of all variants.
+        sweep = settings.read_sweep(settings.load_config(file))
+        file = str(ROOT / "configs" / "sweeps" / sweep.config)
+    config = settings.load_config(file, overrides)
     for section in settings.SECTIONS:
         settings.read_section(config, section)
     if command.words[1] in ("train", "reference", "plan", "doctor"):
