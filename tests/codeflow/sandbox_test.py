@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import os
+import py_compile
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ import time
 import pytest
 
 from iterpref_jax.codeflow import records
-from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, open_sandbox, rlimit
 from iterpref_jax.codeflow.sandbox.child import MARKER
 from iterpref_jax.errors import UserError
 
@@ -360,3 +362,14 @@ def test_recorded_histories_get_their_recorded_verdicts():
     roomy = dataclasses.replace(SETTINGS, wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024)
     with open_sandbox(roomy) as sandbox:
         assert tuple(verdict.passed for verdict in sandbox.run_all(programs)) == passed
+
+
+def test_a_compiled_file_of_an_older_source_is_not_run(tmp_path):
+    source = tmp_path / "part.py"
+    source.write_text("x = 1\n")
+    compiled = py_compile.compile(str(source))
+    spec = importlib.util.spec_from_file_location("part", source)
+    module = importlib.util.module_from_spec(spec)
+    assert rlimit.file_of(module) == compiled
+    source.write_text("x = 1234\n")
+    assert rlimit.file_of(module) == str(source)

@@ -57,7 +57,7 @@ def check(command: Command, monkeypatch) -> None:
     """Parses the command and reads every section; a run needs data and a model, which a page may name elsewhere."""
     chosen, overrides = parsed(command, monkeypatch)
     file = getattr(chosen, "config", None) or BASE
-    if command.words[1] == "sweep":
+    if command.words[1] == "sweep" and chosen.config:
         # Its overrides are those of the base config of all variants.
         sweep = settings.read_sweep(settings.load_config(file))
         file = str(ROOT / "configs" / "sweeps" / sweep.config)

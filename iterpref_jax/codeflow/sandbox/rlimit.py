@@ -7,8 +7,10 @@ of the user are open to them. It exists for code that is trusted (mutations of o
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
+import struct
 import sys
 import sysconfig
 import tempfile
@@ -64,8 +66,20 @@ def interpreter() -> list[str]:
 
 def file_of(module: types.ModuleType) -> str:
     """Returns the compiled file of a module where there is one: compiling anew would be a third of a cold start."""
-    compiled = module.__spec__.cached if module.__spec__ else None
-    return compiled if compiled and os.path.exists(compiled) else str(module.__file__)
+    compiled, source = module.__spec__.cached if module.__spec__ else None, str(module.__file__)
+    return compiled if compiled and _is_current(compiled, source) else source
+
+
+def _is_current(compiled: str, source: str) -> bool:
+    """Whether a compiled file is that of its source as it is now (PEP 552): where Python writes none, old ones stay."""
+    try:
+        with open(compiled, "rb") as file:
+            magic, flags, modified, size = struct.unpack("<4s3I", file.read(16))
+    except (OSError, struct.error):
+        return False
+    now = os.stat(source)
+    wanted = importlib.util.MAGIC_NUMBER, 0, int(now.st_mtime) & 0xFFFFFFFF, now.st_size & 0xFFFFFFFF
+    return (magic, flags, modified, size) == wanted
 
 
 def environment(folder: str, hash_seed: int) -> dict[str, str]:
