@@ -12,6 +12,7 @@ import pytest
 from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.errors import UserError
+from iterpref_jax.train import same_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.name for path in CONFIGS.glob("*.py") if path.name != "__init__.py")
@@ -282,3 +283,7 @@ def test_a_config_file_without_get_config_is_named(tmp_path, monkeypatch):
 def test_settings_that_contradict_each_other_or_do_nothing_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         settings.read_run(load("base.py:tiny", "data.path=DATA", *overrides))
+
+
+def test_sections_that_training_does_not_read_may_change_when_a_run_goes_on():
+    assert [section for section in settings.SECTIONS if not same_run.may_change(section)] == []

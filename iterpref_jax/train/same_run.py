@@ -14,7 +14,8 @@ MAY_CHANGE = (
     *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_best"),
     *("model.compute.remat", "optimizer.offload", "optimizer.state_dtype", "optimizer.master", "model.param_dtype"),
     *("data.pipeline", "data.path", "reference", "mesh", "profile", "log", "hosts"),
-    *("inject", "sandbox", "build", "compile", "decode", "serve", "plan"),
+    *("inject", "imports", "sandbox", "endpoint", "generate", "rounds", "evaluate", "build"),
+    *("compile", "decode", "serve", "plan"),
 )
 
 

@@ -14,7 +14,15 @@ from iterpref_jax.evaluate.samples import Verdict
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
 
 SANDBOX = SandboxSettings(
-    tier="auto", allow_unsafe=True, wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024, workers=2
+    tier="auto",
+    allow_unsafe=True,
+    wall_s=10.0,
+    cpu_s=5,
+    memory_mb=1024,
+    output_kb=1024,
+    workers=2,
+    warm=False,
+    preload=(),
 )
 CHOICE = Choice(split="complete", since="", until="", limit=0, shots="")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from iterpref_jax.codeflow import filters, focus, pairs, records
 from iterpref_jax.codeflow.endpoint import AskFailed, BudgetSpent, MalformedAnswer
+from iterpref_jax.codeflow.generate import lanes
 from iterpref_jax.codeflow.generate.settings import PairingSettings
 from iterpref_jax.codeflow.generate.writer import Writer
 
@@ -37,11 +37,15 @@ def by_rules(
 
 
 async def by_model(
-    found: Sequence[records.Pair], writer: Writer, dropped: collections.Counter[str], on_pair: Callable[[], None]
+    found: Sequence[records.Pair],
+    writer: Writer,
+    at_a_time: int,
+    dropped: collections.Counter[str],
+    on_pair: Callable[[], None],
 ) -> tuple[list[records.Pair], BudgetSpent | None]:
     """Returns the pairs whose sides differ in logic in the model's opinion, whichever comes first, in their order; and
     what ended the budget, if some could not be judged for its sake (`dropped["unjudged"]` counts them too)."""
-    judged = await asyncio.gather(*(_judge(pair, writer, on_pair) for pair in found))
+    judged = await lanes.each(found, lambda pair: _judge(pair, writer, on_pair), at_a_time)
     kept, spent = [], None
     for pair, reason in zip(found, judged, strict=True):
         if isinstance(reason, BudgetSpent):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from iterpref_jax.codeflow import filters, focus, records
+from iterpref_jax.codeflow import filters, focus, records, rows
 from iterpref_jax.codeflow.endpoint import ANSWER, WASTE, Journal
 from iterpref_jax.codeflow.generate import plots
 from iterpref_jax.codeflow.generate.judge import JUDGED
@@ -95,9 +95,9 @@ def write(folder: Path, report: Report) -> None:
     """Writes `report.json`, `report.md` and the plots that it shows."""
     # Through JSON, so that a report just made looks like one read back.
     report = json.loads(json.dumps(report))
-    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    rows.write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
     drawn = plots.draw(folder, report)
-    (folder / PAGE).write_text(as_markdown(report, drawn), encoding="utf-8")
+    rows.write_text(folder / PAGE, as_markdown(report, drawn))
 
 
 def total_spent(report: Report) -> dict[str, float]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import random
 import signal
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from iterpref_jax.codeflow.endpoint import (
     open_client,
 )
 from iterpref_jax.codeflow.endpoint.asks import canonical
-from iterpref_jax.codeflow.generate import features, judge, prompts, report, tasks
+from iterpref_jax.codeflow.generate import features, judge, lanes, prompts, report, tasks
 from iterpref_jax.codeflow.generate.debug import Solver
 from iterpref_jax.codeflow.generate.outcome import OPEN, Outcome
 from iterpref_jax.codeflow.generate.settings import RunSettings
@@ -108,9 +108,7 @@ class Run:
             found = tasks.from_file(tasks_file, settings.test_style)
         else:
             tree = await self._grown(features.load(settings.features), writer)
-            (self._folder / FEATURES).write_text(
-                json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            rows.write_text(self._folder / FEATURES, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
             found = tasks.from_features(tree, settings)
         numbered = list(enumerate(found))
         self._of_tasks = len(numbered)
@@ -134,7 +132,6 @@ class Run:
         left = [(n, seed) for n, seed in seeds if self._journal.get(OUTCOME, self._key(n, seed)) is None]
         if len(left) < len(seeds):
             say(f"{len(seeds) - len(left)} of {len(seeds)} tasks were finished before")
-        queue = iter(left)
         with (
             concurrent.futures.ThreadPoolExecutor(self._limits.workers, thread_name_prefix="verdicts") as pool,
             progress("writing and debugging", len(seeds), "tasks", start=len(seeds) - len(left)) as advance,
@@ -142,14 +139,12 @@ class Run:
             verdicts = Verdicts(self._sandbox, self._journal, pool)
             solver = Solver(writer, verdicts, self._settings.generate, self._settings.samples)
 
-            async def work() -> None:
-                for number, seed in queue:
-                    await self._finish(number, seed, solver)
-                    advance(1)
+            async def work(task: tuple[int, tasks.Seed]) -> None:
+                await self._finish(*task, solver)
+                advance(1)
 
             # Requests wait for the sandbox and the sandbox for requests: each gets enough of both.
-            lanes = min(self._endpoint.concurrency + 2 * self._limits.workers, max(len(left), 1))
-            await _all(work() for _ in range(lanes))
+            await lanes.each(left, work, self._endpoint.concurrency + 2 * self._limits.workers)
 
     async def _finish(self, number: int, seed: tasks.Seed, solver: Solver) -> None:
         key = self._key(number, seed)
@@ -170,7 +165,7 @@ class Run:
         found = judge.by_rules(self._trajectories(seeds), settings.pairing, dropped)
         if settings.generate.judge_pairs and found:
             with progress("judging pairs", len(found), "pairs") as advance:
-                found, spent = await judge.by_model(found, writer, dropped, advance)
+                found, spent = await judge.by_model(found, writer, self._endpoint.concurrency, dropped, advance)
             self._spent = self._spent or spent
         rows.write_rows(self._folder / PAIRS, map(dataclasses.asdict, found))
         return found, dropped
@@ -201,10 +196,9 @@ class Run:
         )
 
     def _what_changes_outcomes(self) -> dict[str, Any]:
-        settings, limits = dataclasses.asdict(self._settings.generate), dataclasses.asdict(self._limits)
+        settings, limits = dataclasses.asdict(self._settings.generate), self._limits.that_matter()
         for name in _FREE:
             del settings[name]
-        del limits["workers"]
         versions = {name: prompt.version for name, prompt in self._prompts.items() if name != "judge_pair"}
         model = {"model": self._endpoint.model, "extra": self._endpoint.extra, "reasks": self._endpoint.reasks}
         return {"generate": settings, "sandbox": limits, "prompts": versions, "endpoint": model,
@@ -225,17 +219,6 @@ class Run:
             "settings": self._judged_by,
             "pairing": _digest(self._what_changes_pairs()),
         }
-
-
-async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs coroutines side by side; the first that fails ends the others, which may then keep what they have."""
-    running = [asyncio.create_task(work) for work in works]
-    try:
-        await asyncio.gather(*running)
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _digest(value: Any) -> str:

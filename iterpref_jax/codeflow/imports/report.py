@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from iterpref_jax.codeflow import rows
 from iterpref_jax.codeflow.imports.candidates import REASONS, Candidate, Dropped, State
 from iterpref_jax.codeflow.imports.runs import Finding
 from iterpref_jax.codeflow.records import Trajectory
@@ -97,8 +98,8 @@ def as_json(report: ImportReport, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes `report.json` and `report.md` into the folder."""
-    _replace(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    _replace(folder / "report.md", as_markdown(content))
+    rows.write_text(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    rows.write_text(folder / "report.md", as_markdown(content))
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:
@@ -133,9 +134,3 @@ def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -
 
 def _by_count(counter: Counter[str]) -> dict[str, int]:
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from iterpref_jax.codeflow import records
+from iterpref_jax.codeflow import records, rows
 from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.imports import git_repository, report, runs
 from iterpref_jax.codeflow.imports.forms import Form
@@ -106,13 +106,12 @@ def _note(judge: runs.Judge, found: ImportReport) -> str:
 def _plan(request: Request, settings: ImportSettings, sandbox_settings: SandboxSettings) -> dict[str, Any]:
     """Everything that the trajectories depend on; places of files and the number of workers do not count."""
     files = [*request.paths, *filter(None, (request.tests, request.setup))]
-    limits = {name: value for name, value in dataclasses.asdict(sandbox_settings).items() if name != "workers"}
     return {
         "form": request.form.name,
         "inputs": [f"{pathlib.Path(path).resolve().name}: {_fingerprint(path)}" for path in files],
         "columns": dict(request.renamed),
         "imports": dataclasses.asdict(settings),
-        "sandbox": limits,
+        "sandbox": sandbox_settings.that_matter(),
     }
 
 
@@ -142,9 +141,7 @@ def _start_or_continue(out: pathlib.Path, plan: dict[str, Any], known: int) -> N
         return
     if (out / TRAJECTORIES).exists():
         raise UserError(f"{out} holds {TRAJECTORIES}, but not of an import; name another folder")
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    rows.write_text(path, json.dumps(plan, indent=1) + "\n")
 
 
 @contextlib.contextmanager

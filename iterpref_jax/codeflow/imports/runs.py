@@ -62,8 +62,7 @@ class Judge:
         on_run: Callable[[], None] = lambda: None,
     ):
         self._sandbox, self._journal, self._on_run = sandbox, journal, on_run
-        # The number of workers changes no verdict.
-        self._limits = {name: value for name, value in dataclasses.asdict(settings).items() if name != "workers"}
+        self._limits = settings.that_matter()
         self.known = self.ran = 0
 
     def try_all(self, subjects: Sequence[Subject]) -> list[Finding]:

@@ -46,6 +46,11 @@ class SandboxSettings:
     warm: bool
     preload: tuple[str, ...]
 
+    def that_matter(self) -> dict[str, Any]:
+        """Returns the settings that a verdict may depend on, as JSON values; how many run at a time is none of them."""
+        found = dataclasses.asdict(self) | {"preload": list(self.preload)}
+        return {name: value for name, value in found.items() if name not in ("workers", "warm")}
+
 
 class Tier(Protocol):
     """What a tier provides: one run of one program, over and cleaned up when it returns; called from any thread."""

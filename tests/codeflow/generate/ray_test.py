@@ -17,7 +17,15 @@ from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
 
 LIMITS = SandboxSettings(
-    tier="rlimit", allow_unsafe=True, wall_s=10.0, cpu_s=10, memory_mb=512, output_kb=64, workers=1
+    tier="rlimit",
+    allow_unsafe=True,
+    wall_s=10.0,
+    cpu_s=10,
+    memory_mb=512,
+    output_kb=64,
+    workers=1,
+    warm=False,
+    preload=(),
 )
 RAY = ("--ray=local", "--config.sandbox.workers=1")
 
