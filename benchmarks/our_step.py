@@ -31,7 +31,7 @@ from iterpref_jax.train.flops import Counts, executed_flops, laid_out, walked
 from iterpref_jax.train.loop import Trainer, open_checkpoints
 from iterpref_jax.train.metrics import Work, mfu
 from iterpref_jax.train.reference_pass import ensure_reference
-from iterpref_jax.train.run import Run, RunSettings, open_run
+from iterpref_jax.train.run import Run, RunSettings, open_run, step_source
 
 LANES = 128
 
@@ -73,7 +73,7 @@ def opened(spec: dict[str, Any]) -> tuple[Run, Trainer]:
 
 def batches(run: Run, trainer: Trainer) -> Iterator[RowBatch]:
     """Yields the batches of all steps, as training reads them."""
-    source = trainer.source("train", trainer.plan)
+    source = step_source(run, "train", trainer.plan)
     return iterate(source, run.settings.data.pipeline, range(trainer.plan.steps))
 
 
