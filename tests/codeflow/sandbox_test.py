@@ -15,7 +15,6 @@ import pytest
 
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, open_sandbox, rlimit
-from iterpref_jax.codeflow.sandbox.child import MARKER
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
@@ -201,26 +200,29 @@ def test_the_token_is_not_in_the_programs_namespace(sandbox):
     assert sandbox.run(script(code, names + "assert add(1, 2) == 3\n")).passed
 
 
-def marked_processes() -> list[str]:
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                found += [name] if f"{MARKER}=".encode() in file.read() else []
-        except OSError:
-            continue
-    return found
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
-def test_a_descendant_that_left_the_session_is_killed():
-    daemon = "if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0: time.sleep(60)\n        os._exit(0)"
+def test_a_descendant_that_left_the_session_is_killed(tmp_path):
+    told, part = str(tmp_path / "pid"), str(tmp_path / "part")
+    daemon = (
+        "if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
+        f"            with open({part!r}, 'w') as file: file.write(str(os.getpid()))\n"
+        f"            os.rename({part!r}, {told!r})\n            time.sleep(60)\n        os._exit(0)\n"
+        f"    while not os.path.exists({told!r}): time.sleep(0.01)"
+    )
     with open_sandbox(SETTINGS) as sandbox:
         assert sandbox.run(script(body(daemon))).passed
-        deadline = time.monotonic() + 2
-        while marked_processes() and time.monotonic() < deadline:
+        pid, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 2
+        while is_alive(pid) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert marked_processes() == []
+        assert not is_alive(pid)
 
 
 def test_the_environment_is_the_sandboxs_own(sandbox, monkeypatch):
