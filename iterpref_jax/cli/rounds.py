@@ -7,10 +7,10 @@ from pathlib import Path
 
 from iterpref_jax import settings
 from iterpref_jax.cli import options
+from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 from iterpref_jax.rounds import run as running
-from iterpref_jax.rounds.stages import sigterm_interrupts
 
 
 def main(argv: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ import iterpref_jax
 from iterpref_jax import progress
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import pairs as pairing
+from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.data import assemble, chunks, schema, text_rules, tokenize
 from iterpref_jax.data.chunks import BuildSettings
 from iterpref_jax.errors import UserError
@@ -295,7 +296,7 @@ def _explained(building: pathlib.Path) -> Iterator[None]:
     """Turns signals, a full disk and dead workers into messages that say what was kept."""
     kept = f"the finished chunks are kept in {building}; the same command goes on from there"
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_interrupts():
             yield
     except KeyboardInterrupt as error:
         raise UserError(f"stopped by a signal: {kept}") from error
@@ -305,15 +306,3 @@ def _explained(building: pathlib.Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"no space left on the disk: make room; {kept}") from error
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from iterpref_jax.evaluate import error_table, scores
 from iterpref_jax.evaluate.evaluation import EvaluateSettings, verdicts_by_task
 from iterpref_jax.evaluate.samples import Verdict
 from iterpref_jax.evaluate.tasks import Benchmark
+from iterpref_jax.train.atomic import replace_text
 
 FILE = "results.json"
 FORMAT = 1
@@ -55,9 +55,7 @@ def results(
 def write(folder: Path, found: dict[str, Any]) -> Path:
     """Writes results.json, complete or not at all; returns its path."""
     path = folder / FILE
-    part = folder / f".{FILE}.{os.getpid()}.part"
-    part.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from iterpref_jax.codeflow import rows
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
+from iterpref_jax.train.atomic import replace_text
 
 SAMPLES, VERDICTS, SETTINGS = "samples.jsonl", "verdicts.jsonl", "settings.json"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
@@ -134,9 +134,7 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
             _refuse_other(folder, stored["scores"], settings["scores"], advice)
     if rescore:
         (folder / VERDICTS).unlink(missing_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return settings
 
 

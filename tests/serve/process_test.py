@@ -9,12 +9,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-import transformers
 
-from iterpref_jax.models import hf_checkpoint
-from iterpref_jax.models.hf_config import from_hf
-from iterpref_jax.models.transformer import init_params
-from tests.data import tiny
+from tests.support.checkpoints import write_chat_model
 from tests.support.runs import CONFIG, ROOT, command, environment, make_dataset, overrides, run_cli
 
 BASE = f"--config={ROOT / 'configs' / 'base.py'}"
@@ -33,20 +29,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of random weights with a tokenizer that has a chat template."""
-    found = tmp_path_factory.mktemp("model") / "tiny-model"
-    empty = transformers.Qwen2Tokenizer(eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer = empty.train_new_from_iterator(tiny.CORPUS, 400, show_progress=False)
-    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>", "<|im_end|>")
-    tokenizer.save_pretrained(found)
-    shape = dict(
-        model_type="qwen2", vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=True,
-    )  # fmt: skip
-    config = from_hf(shape)
-    params = init_params(config, 0, "float32")
-    hf_checkpoint.save(str(found), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
-    return found
+    return write_chat_model(tmp_path_factory.mktemp("model") / "tiny-model")
 
 
 @contextlib.contextmanager

@@ -5,10 +5,13 @@ import json
 import ml_dtypes  # noqa: F401  (NumPy learns the name bfloat16)
 import numpy as np
 import safetensors.numpy
+import transformers
 
+from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.hf_config import from_hf
-from iterpref_jax.models.transformer import abstract_params
+from iterpref_jax.models.transformer import abstract_params, init_params
 from iterpref_jax.models.weights import weights
+from tests.data import tiny
 from tests.support.model_configs import VARIANTS
 
 WORDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -68,4 +71,20 @@ def stored_bytes(folder):
                 begin, end = (8 + length + offset for offset in entry["data_offsets"])
                 assert name not in found
                 found[name] = (entry["dtype"], entry["shape"], data[begin:end])
+    return found
+
+
+def write_chat_model(found):
+    """Writes a Qwen2 of random weights with a tokenizer that has a chat template; returns the folder."""
+    empty = transformers.Qwen2Tokenizer(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = empty.train_new_from_iterator(tiny.CORPUS, 400, show_progress=False)
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>", "<|im_end|>")
+    tokenizer.save_pretrained(found)
+    shape = dict(
+        model_type="qwen2", vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=True,
+    )  # fmt: skip
+    config = from_hf(shape)
+    params = init_params(config, 0, "float32")
+    hf_checkpoint.save(str(found), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
     return found

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from iterpref_jax.codeflow import rows
+from iterpref_jax.codeflow.extract import tree_of
 from iterpref_jax.codeflow.imports import git_repository, module_tests
 from iterpref_jax.codeflow.imports.candidates import Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.columns import Columns
 from iterpref_jax.codeflow.imports.git_repository import Change, Commit, Repository
 from iterpref_jax.codeflow.imports.source import Source
-from iterpref_jax.codeflow.imports.task_tests import parse
 
 _FOLDERS_OF_TESTS = ("test", "tests", "testing")
 
@@ -56,7 +56,7 @@ def _items(repository: Repository, commit: Commit, source: Source) -> Iterator[I
         before, after = repository.text(change.old_blob), repository.text(change.new_blob)
         if before is None or after is None or before == after:
             continue
-        tree = parse(after)
+        tree = tree_of(after)
         judge = _judge(repository, commit, change, after, paths) if tree is not None else None
         if tree is None or judge is None:
             continue
@@ -97,7 +97,7 @@ def _is_test(path: str) -> bool:
 def _judge(repository: Repository, commit: Commit, change: Change, code: str, paths: list[str]) -> _Judge | None:
     for path in _test_paths(change.path, paths):
         text = repository.text(f"{commit.name}:{path}")
-        tree = parse(text) if text is not None else None
+        tree = tree_of(text) if text is not None else None
         if text is None or tree is None:
             continue
         package = ".".join(path.split("/")[:-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from iterpref_jax.codeflow import extract, sources
-from iterpref_jax.codeflow.imports.task_tests import parse
+from iterpref_jax.codeflow.extract import tree_of
 
 # What an agent runs or hands in; the tags of MINT, CodeAct and their kin.
 _TAGGED = re.compile(r"<(execute(?:_ipython)?|solution|code|python)>(.*?)(?:</\1>|\Z)", re.DOTALL)
@@ -25,7 +25,7 @@ def whole_program(head: str, body: str) -> str:
         return body
     whole = head + body
     # Docstrings are found by parsing, so those of broken programs stay.
-    return sources.without_docstrings(whole).lstrip("\n") if parse(whole) else whole
+    return sources.without_docstrings(whole).lstrip("\n") if tree_of(whole) else whole
 
 
 def code_blocks(text: str) -> list[str]:

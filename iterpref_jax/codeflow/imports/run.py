@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from iterpref_jax.codeflow.imports.judging import judge_items
 from iterpref_jax.codeflow.imports.report import ImportReport
 from iterpref_jax.codeflow.imports.source import ImportSettings, Source
 from iterpref_jax.codeflow.imports.task_tests import read_tasks
+from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.codeflow.records import Trajectory
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
@@ -147,13 +146,9 @@ def _start_or_continue(out: pathlib.Path, plan: dict[str, Any], known: int) -> N
 @contextlib.contextmanager
 def _explained(out: pathlib.Path) -> Iterator[None]:
     """SIGTERM ends the work as Ctrl-C does, and both say how to go on."""
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt:
         say(f"stopped: the verdicts are kept in {out / JOURNAL}; run the same command again to go on")
         raise
-    finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)

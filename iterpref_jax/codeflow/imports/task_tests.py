@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from iterpref_jax.codeflow import rows
+from iterpref_jax.codeflow import extract, rows
 from iterpref_jax.codeflow.imports import module_tests, stdin_cases
 from iterpref_jax.codeflow.imports.candidates import STDIN
 from iterpref_jax.codeflow.imports.columns import Columns, Field, parsed
@@ -100,31 +99,20 @@ def find_tests(row: rows.Row, columns: Columns, place: str, max_cases: int) -> T
     return _from_cases([parsed(group, place) for group in groups if group], setup, entry_point, place, max_cases)
 
 
-def parse(code: str) -> ast.Module | None:
-    """Returns the tree of a program, or None where Python's parser gives up."""
-    try:
-        with warnings.catch_warnings():
-            # Invalid escapes in strings warn on every parse.
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
 def _setup(row: rows.Row, columns: Columns, place: str) -> str:
     value = columns.value(row, "setup", place)
     if isinstance(value, list):
         value = "\n".join(map(str, value))
     if value is None and isinstance(row.get("prompt"), str) and row.get("problem_description"):
         # LeetCodeDataset's prompt is the imports and classes that its solutions expect.
-        value = row["prompt"] if parse(row["prompt"]) else None
+        value = row["prompt"] if extract.tree_of(row["prompt"]) else None
     if value is not None and not isinstance(value, str):
         raise UserError(f"{place}: the field 'setup' must be a string or a list of lines, not {rows.shown(value)}")
     return value.rstrip("\n") + "\n" if value else ""
 
 
 def _from_code(code: str, setup: str, entry_point: str, style: str) -> TaskTests:
-    tree = parse(code)
+    tree = extract.tree_of(code)
     if style or tree is None:
         return TaskTests(code=code, setup=setup, style=style or "script")
     in_module = module_tests.MODULE in module_tests.imported(tree, "")

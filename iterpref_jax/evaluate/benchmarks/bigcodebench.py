@@ -6,7 +6,7 @@ from typing import Any
 
 from iterpref_jax.codeflow.rows import read_rows
 from iterpref_jax.errors import UserError, did_you_mean
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.stops import BASE, HUMAN_EVAL
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, Suite, Task, UnitTests
@@ -26,12 +26,9 @@ def read(source: Source, choice: Choice) -> Benchmark:
             + ", ".join(SPLITS)
         )
     tasks = [_task(row, choice.split) for row in _rows(source)]
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=BASE + HUMAN_EVAL,
         max_new_tokens=1280,
         clean="bigcodebench",

@@ -10,7 +10,7 @@ from typing import Any
 
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.benchmarks import human_eval, mbpp
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source, read
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of, read
 from iterpref_jax.evaluate.benchmarks.mbpp_inputs import restored
 from iterpref_jax.evaluate.stops import BASE, HUMAN_EVAL, MBPP
 from iterpref_jax.evaluate.tasks import Benchmark, CallTests, Limits, Prompts, ScriptTests, Suite, Task
@@ -122,12 +122,9 @@ def _with_test(row: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _benchmark(source: Source, tasks: list[Task], stops: tuple[str, ...], exceptions: dict[str, str]) -> Benchmark:
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=stops,
         max_new_tokens=768,
         clean="evalplus",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from iterpref_jax.codeflow import rows
 from iterpref_jax.errors import UserError
+from iterpref_jax.evaluate.tasks import Benchmark, Limits, Task
 
 # sha256 of the unpacked file -> (benchmark's names, version).
 PUBLISHED = {
@@ -92,3 +94,28 @@ def _sha256(path: rows.PathLike) -> str:
         raise UserError(f"--data: {path} is a folder; name the benchmark's file") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"--data: {path}: not a whole gzip file ({error}); was the copy interrupted?") from error
+
+
+def benchmark_of(
+    source: Source,
+    tasks: Iterable[Task],
+    *,
+    stops: tuple[str, ...],
+    max_new_tokens: int,
+    clean: str,
+    limits: Limits,
+    exceptions: Mapping[str, str] = types.MappingProxyType({}),
+) -> Benchmark:
+    """Returns the benchmark whose tasks were read from `source`; the rest as in `Benchmark`."""
+    return Benchmark(
+        name=source.name,
+        version=source.version,
+        source=source.path,
+        sha256=source.sha256,
+        tasks=tuple(tasks),
+        stops=stops,
+        max_new_tokens=max_new_tokens,
+        clean=clean,
+        limits=limits,
+        exceptions=dict(exceptions),
+    )

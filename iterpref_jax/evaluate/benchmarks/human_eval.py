@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.stops import BASE, HUMAN_EVAL
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
@@ -38,12 +38,9 @@ def read(source: Source, choice: Choice) -> Benchmark:
         )
         for _, row in read_file(source, COLUMNS)
     ]
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=BASE + HUMAN_EVAL,
         max_new_tokens=768,
         clean="evalplus",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
 
@@ -15,12 +15,9 @@ def read(source: Source, choice: Choice) -> Benchmark:
     """Reads a LeetCodeDataset file; its `query` is the chat prompt that its authors publish scores with."""
     del choice
     tasks = [_task(row) for _, row in read_file(source, COLUMNS)]
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=(),
         max_new_tokens=2048,
         clean="last_fence",

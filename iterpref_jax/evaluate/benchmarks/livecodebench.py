@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from iterpref_jax.codeflow.rows import read_rows
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, MethodTests, Prompts, StdinTests, Suite, Task, Tests
 
@@ -68,12 +68,9 @@ def read(source: Source, choice: Choice) -> Benchmark:
     """Reads the rows of a release, or a window of their dates; private cases are unpacked without running anything."""
     shots = _shots(choice.shots)
     tasks = [_task(row, place, shots) for place, row in read_file(source, COLUMNS) if _is_in(row, choice)]
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=("###",),
         max_new_tokens=2000,
         clean="last_fence",

@@ -6,7 +6,7 @@ import ast
 import warnings
 from typing import Any
 
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.benchmarks.file import read as read_file
 from iterpref_jax.evaluate.stops import BASE, MBPP
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
@@ -28,12 +28,9 @@ def read_all(source: Source, choice: Choice) -> Benchmark:
 def _read(source: Source, choice: Choice, is_wanted: Any) -> Benchmark:
     del choice
     tasks = [_task(row) for _, row in read_file(source, COLUMNS) if is_wanted(row["task_id"])]
-    return Benchmark(
-        name=source.name,
-        version=source.version,
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks),
+    return benchmark_of(
+        source,
+        tasks,
         stops=BASE + MBPP,
         max_new_tokens=768,
         clean="evalplus",

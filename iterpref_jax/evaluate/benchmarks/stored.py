@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from iterpref_jax.codeflow import records
-from iterpref_jax.evaluate.benchmarks.file import Choice, Source
+from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
 
 
@@ -22,12 +24,9 @@ def read(source: Source, choice: Choice) -> Benchmark:
             suites=(Suite(name="base", tests=tests),),
         )
         tasks.setdefault(trajectory.task, task)
-    return Benchmark(
-        name=source.name,
-        version="trajectories",
-        source=source.path,
-        sha256=source.sha256,
-        tasks=tuple(tasks.values()),
+    return benchmark_of(
+        dataclasses.replace(source, version="trajectories"),
+        tasks.values(),
         stops=(),
         max_new_tokens=1024,
         clean="last_fence",
