@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from iterpref_jax.errors import UserError
+from iterpref_jax.errors import UserError, did_you_mean
 
 # Metrics of which less is better, and more, by a word of their name; of others the sign must be given.
 _LESS, _MORE = ("loss",), ("accuracies", "margins")
@@ -32,7 +32,8 @@ class Best:
         """
         if self.metric not in values:
             raise UserError(
-                f"train.keep_best: held-out evaluation gives no {self.metric!r}; it gives {', '.join(sorted(values))}"
+                f"train.keep_best: held-out evaluation gives no {self.metric!r}{did_you_mean(self.metric, values)}; "
+                f"it gives {', '.join(sorted(values))}"
             )
         return values[self.metric]
 

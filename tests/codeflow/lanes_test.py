@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -155,8 +156,21 @@ def test_a_lane_that_was_killed_is_replaced(lanes, warm):
     assert warm(program(ADD), hash_seed=7).passed
     with lanes.lane(7) as lane:
         killed = lane
+    # Before its parent is gone, by which it is found.
+    zygote = zygote_of(killed)
     killed._process.kill()
+    os.kill(zygote, signal.SIGKILL)
+    verdict = warm(program(ADD), hash_seed=7)
+    assert verdict.passed, verdict
+
+
+def test_a_lane_that_dies_after_the_look_at_it_is_replaced(lanes, warm, monkeypatch):
+    assert warm(program(ADD), hash_seed=7).passed
+    with lanes.lane(7) as lane:
+        killed = lane
     os.kill(zygote_of(killed), signal.SIGKILL)
+    assert select.select([killed._control], [], [], 10)[0]
+    monkeypatch.setattr(killed, "is_ready", lambda: True)
     verdict = warm(program(ADD), hash_seed=7)
     assert verdict.passed, verdict
 

@@ -64,7 +64,7 @@ def test_a_run_keeps_its_best_checkpoint_through_a_restart_and_exports_it_by_tha
 @pytest.mark.slow
 def test_a_metric_that_does_not_exist_ends_the_run_before_its_first_update(run, tmp_path):
     errors = run(tmp_path, fails=True, **{"train.keep_best": "+focus/acuracies"})
-    assert "held-out evaluation gives no 'focus/acuracies'; it gives entropy, focus/accuracies" in errors
+    assert "gives no 'focus/acuracies'; did you mean 'focus/accuracies'?; it gives entropy, error_type/" in errors
     assert not numbers(tmp_path)
 
 
@@ -90,9 +90,9 @@ def test_a_run_with_a_damaged_newest_checkpoint_stops_and_goes_on_once_it_was_mo
         data[100::1000] = bytes(255 - byte for byte in data[100::1000])
         path.write_bytes(data)
     errors = run(workdir, fails=True)
-    assert f"move {workdir / 'checkpoints' / '4'} away to go on from step 3" in errors
-    assert "Traceback" not in errors
-    assert len(errors.splitlines()) < 10
+    # Around it may stand what Orbax says of reads that were still under way when the first one failed.
+    (said,) = (line for line in errors.splitlines() if line.startswith("iterpref train: error: "))
+    assert said.endswith(f"move {workdir / 'checkpoints' / '4'} away to go on from step 3")
     assert steps(workdir) == [3, 4]
     assert "Traceback" not in run.export(workdir, tmp_path / "out")
     shutil.move(workdir / "checkpoints" / "4", tmp_path / "damaged")
