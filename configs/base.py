@@ -189,7 +189,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     train.global_batch = 128  # pairs, whatever the layout
     train.epochs = 3.0
     train.steps = 0  # instead of epochs
-    train.eval_every = 50
+    train.eval_every = 50  # updates; before the first and after the last one as well; 0 = never
     train.checkpoint_every = 100
     train.keep_checkpoints = 2  # the newest ones
     # And the best one by a held-out metric, such as focus/accuracies; -NAME: less is better, +NAME: more. Empty = none.

@@ -267,7 +267,8 @@ class Trainer:
         return done == self.plan.steps or _due(done, self.run.settings.train.checkpoint_every)
 
     def _evaluates(self, done: int) -> bool:
-        return done in (0, self.plan.steps) or _due(done, self.run.settings.train.eval_every)
+        every = self.run.settings.train.eval_every
+        return _due(done, every) or (every > 0 and done == self.plan.steps)
 
     @functools.cached_property
     def _held_out(self) -> HeldOut | None:

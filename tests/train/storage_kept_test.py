@@ -121,3 +121,11 @@ def test_a_bucket_that_checkpoints_cannot_be_written_to_is_refused(run):
     config = settings.load_config(CONFIG.removeprefix("--config="), [f"data.path={run.dataset}"])
     with pytest.raises(UserError, match=r"--workdir=s3://bucket/run: checkpoints are written to local or mounted"):
         open_run(settings.read_run(config), "s3://bucket/run")
+
+
+@pytest.mark.slow
+def test_a_run_that_never_evaluates_does_so_neither_first_nor_last(run, tmp_path):
+    run(tmp_path, **{"train.eval_every": 0})
+    splits = {line["split"] for line in read_metrics(tmp_path / "metrics.jsonl")}
+    assert "train" in splits
+    assert "eval" not in splits
