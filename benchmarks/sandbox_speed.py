@@ -49,7 +49,7 @@ def kinds(options: argparse.Namespace) -> Iterator[SandboxSettings]:
             preload = tuple(filter(None, options.preload.split(","))) if warm else ()
             for workers in map(int, options.workers.split(",")):
                 yield SandboxSettings(
-                    tier=tier, allow_unsafe=False, workers=workers, warm=warm, preload=preload, **LIMITS
+                    tier=tier, allow_unsafe=False, workers=workers, warm=warm, preload=preload, python="", **LIMITS
                 )
 
 

@@ -48,6 +48,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sandbox.workers = 2
     sandbox.warm = True  # interpreters that are forked, not started, where that isolates as well; else says why not
     sandbox.preload = ()  # modules that they have imported beside the standard library's usual ones, such as "numpy"
+    # The interpreter that programs and tests run in, with its packages, such as "/opt/bigcodebench/bin/python" (CPython
+    # 3.10 or newer); empty = the one that runs this.
+    sandbox.python = ""
 
     config.endpoint = endpoint = ml_collections.ConfigDict()
     endpoint.base_urls = ("http://127.0.0.1:8000/v1",)  # servers of the same model; who has least to do is asked

@@ -27,6 +27,7 @@ SANDBOX = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 SETTINGS = InjectSettings(histories_per_task=4, max_bugs=3, seed=0)
 CLAMP = """\

@@ -19,6 +19,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 ADD = "def add(a, b):\n    return a + b\n"
 SUMS = (Case(inputs=(2, 3), expected=5), Case(inputs=("a", "b"), expected="ab"))

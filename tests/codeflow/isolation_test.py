@@ -41,6 +41,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 STRONG = ("bwrap+cgroup", "bwrap", "landlock")
 MODES = [(tier, warm) for tier in STRONG for warm in (False, True) if tier != "landlock" or not warm]
@@ -201,7 +202,7 @@ def test_auto_takes_the_strongest_tier_that_holds():
 
 
 def test_where_none_isolates_auto_names_the_reasons_and_needs_a_permission(monkeypatch, capsys):
-    monkeypatch.setattr(tiers, "why_not", lambda name: f"no {name} here")
+    monkeypatch.setattr(tiers, "why_not", lambda name, python: f"no {name} here")
     with pytest.raises(
         UserError, match=r"bwrap\+cgroup: no bwrap\+cgroup here; bwrap: no bwrap here; landlock: no.*allow_unsafe"
     ):

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, landlock, seccomp, tiers, warden
+from iterpref_jax.codeflow.sandbox import Program, interpreter, landlock, seccomp, tiers, warden
 
-LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256)
+LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256, python=interpreter.own())
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_a_ruleset_handles_all_that_the_kernel_knows_and_no_more(abi, rights, wo
 
 def test_a_kernel_without_landlock_is_named(monkeypatch):
     monkeypatch.setattr(warden, "abi", lambda: 0)
-    assert landlock.missing() == (
+    assert landlock.missing(interpreter.own()) == (
         f"kernel {platform.release()} has no Landlock, or it was switched off when that started (lsm=)"
     )
 

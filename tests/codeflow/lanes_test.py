@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, bwrap, open_sandbox, tiers
+from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, bwrap, interpreter, open_sandbox, tiers
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
@@ -25,8 +25,9 @@ SETTINGS = SandboxSettings(
     workers=1,
     warm=True,
     preload=(),
+    python="",
 )
-LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256)
+LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256, python=interpreter.own())
 ADD = "def add(a, b):\n    return a + b\n"
 UNITTEST = (
     "import unittest\nfrom solution import add\nclass T(unittest.TestCase):\n"
@@ -42,7 +43,7 @@ def _warm_holds():
 
 @pytest.fixture(scope="module")
 def lanes():
-    with bwrap.open_lanes(()) as opened:
+    with bwrap.open_lanes((), interpreter.own()) as opened:
         yield opened
 
 
@@ -210,13 +211,14 @@ def test_a_lane_that_dies_during_a_run_is_our_error_and_the_run_is_tried_again(l
 
 
 def test_lanes_end_with_the_sandbox_and_with_a_killed_parent():
-    with bwrap.open_lanes(()) as lanes, lanes.lane(0) as lane:
+    with bwrap.open_lanes((), interpreter.own()) as lanes, lanes.lane(0) as lane:
         served = zygote_of(lane)
     assert not os.path.exists(f"/proc/{served}")
     script = (
         "import os, signal, sys\nsys.path.insert(0, os.getcwd())\n"
-        "from iterpref_jax.codeflow.sandbox import bwrap\nfrom tests.codeflow.lanes_test import zygote_of\n"
-        "with bwrap.open_lanes(()) as lanes, lanes.lane(0) as lane:\n"
+        "from iterpref_jax.codeflow.sandbox import bwrap, interpreter\n"
+        "from tests.codeflow.lanes_test import zygote_of\n"
+        "with bwrap.open_lanes((), interpreter.own()) as lanes, lanes.lane(0) as lane:\n"
         "    print(zygote_of(lane), flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -240,7 +242,7 @@ def test_memory_is_limited_for_the_group_in_a_warm_run():
         "import os, time\nfor _ in range(6):\n    if not os.fork():\n        block = bytearray(b'x' * (60 << 20))\n"
         "        time.sleep(60)\nalive = 6\nwhile alive > 3:\n    os.wait()\n    alive -= 1\n" + ADD
     )
-    with bwrap.open_lanes(()) as lanes:
+    with bwrap.open_lanes((), interpreter.own()) as lanes:
         tier = bwrap.BwrapTier(**(LIMITS | dict(memory_mb=256)), grouped=True, lanes=lanes)
         # Six times 60 MiB do not fit into 256: the kernel has killed some of them.
         assert tier(program(code), hash_seed=0).status in ("pass", "memory_limit")
@@ -259,7 +261,7 @@ def test_what_cannot_be_preloaded_is_named(name):
 
 
 def test_where_warm_does_not_isolate_the_reason_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(tiers, "why_cold", lambda name: "the moon is full")
+    monkeypatch.setattr(tiers, "why_cold", lambda name, python: "the moon is full")
     with open_sandbox(SETTINGS) as sandbox:
         assert sandbox.run(program(ADD)).passed
     said = capsys.readouterr().err

@@ -18,6 +18,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 CODE = '''"""Adds."""
 import math

@@ -15,6 +15,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 ADD = "def add(a, b):\n    return a + b\n"
 HEAD = "import pytest\nfrom solution import add\n"

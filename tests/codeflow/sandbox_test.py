@@ -14,7 +14,7 @@ import time
 import pytest
 
 from iterpref_jax.codeflow import records
-from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, open_sandbox, rlimit
+from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, interpreter, open_sandbox
 from iterpref_jax.errors import UserError
 
 SETTINGS = SandboxSettings(
@@ -27,6 +27,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -286,13 +287,14 @@ def test_unittest_files_are_judged_by_their_tests(sandbox, code, tests, status, 
     assert (verdict.status, verdict.tests_run, verdict.tests_passed) == (status, *counts)
 
 
-def test_an_interpreter_that_does_not_start_is_our_error(sandbox, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    assert sandbox.run(script(ADD)).status == "sandbox_error"
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    verdict = sandbox.run(script(ADD))
+@pytest.mark.parametrize(("path", "message"), [("/nonexistent/python", "No such file"), ("/bin/false", "exit code 1")])
+def test_an_interpreter_that_does_not_start_is_our_error(path, message, monkeypatch):
+    broken = dataclasses.replace(interpreter.own(), executable=path)
+    monkeypatch.setattr(interpreter, "own", lambda: broken)
+    with open_sandbox(SETTINGS) as sandbox:
+        verdict = sandbox.run(script(ADD))
     assert verdict.status == "sandbox_error"
-    assert "exit code 1" in verdict.message
+    assert message in verdict.message
 
 
 def test_every_verdict_says_that_the_tier_is_unsafe(sandbox):
@@ -372,6 +374,6 @@ def test_a_compiled_file_of_an_older_source_is_not_run(tmp_path):
     compiled = py_compile.compile(str(source))
     spec = importlib.util.spec_from_file_location("part", source)
     module = importlib.util.module_from_spec(spec)
-    assert rlimit.file_of(module) == compiled
+    assert interpreter.own().file_of(module) == compiled
     source.write_text("x = 1234\n")
-    assert rlimit.file_of(module) == str(source)
+    assert interpreter.own().file_of(module) == str(source)

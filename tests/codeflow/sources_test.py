@@ -22,6 +22,7 @@ SANDBOX = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 ROW = {"task_id": "a", "instruction": "Add.", "code": "def f(): ...\n", "test_code": "assert f() is None\n"}
 

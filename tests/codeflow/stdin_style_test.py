@@ -17,6 +17,7 @@ SETTINGS = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 DOUBLE = "n = int(input())\nprint(2 * n)\n"
 CASES = (Case(inputs="1\n", expected="2\n"), Case(inputs="5\n", expected="10\n"))

@@ -23,6 +23,7 @@ SANDBOX = SandboxSettings(
     workers=2,
     warm=False,
     preload=(),
+    python="",
 )
 CHOICE = Choice(split="complete", since="", until="", limit=0, shots="")
 

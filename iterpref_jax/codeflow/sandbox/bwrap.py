@@ -15,7 +15,6 @@ import dataclasses
 import os
 import re
 import shutil
-import sys
 import time
 import types
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from iterpref_jax.codeflow.sandbox import child, harness, request, rlimit, ruling, seccomp, unprivileged, view, zygote
 from iterpref_jax.codeflow.sandbox.cgroup import Group, open_group
 from iterpref_jax.codeflow.sandbox.child import Ended, Run
+from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 from iterpref_jax.codeflow.sandbox.lanes import USUAL, Lane, Lanes
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
 
@@ -44,7 +44,15 @@ class BwrapTier:
     """Judges one program per call, from any thread; the module says how. Warm with `lanes` of `open_lanes`."""
 
     def __init__(
-        self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, grouped: bool, lanes: Lanes | None = None
+        self,
+        *,
+        wall_s: float,
+        cpu_s: int,
+        memory_mb: int,
+        output_kb: int,
+        python: Interpreter,
+        grouped: bool,
+        lanes: Lanes | None = None,
     ):
         self.name = NAME_WITH_CGROUP if grouped else NAME
         self.gaps = () if grouped else GAPS
@@ -54,9 +62,9 @@ class BwrapTier:
         space = self._memory * SPACE_PER_MEMORY + MORE_SPACE if grouped else self._memory
         processes = PROCESSES if _is_root() else rlimit.tasks_of_user() + PROCESSES
         self._limits = tuple(str(limit) for limit in (cpu_s, space, view.FILE_BYTES, processes))
-        self._paths = os.pathsep.join(view.packages())
+        self._paths = os.pathsep.join(python.packages)
         # Folders do not move between two runs: what they are is asked once.
-        self._namespaces = _bwrap(harness)
+        self._namespaces, self._command = _bwrap(python, harness), _command(python, harness)
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
         run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
@@ -91,7 +99,7 @@ class BwrapTier:
         os.set_blocking(info, False)
         try:
             files = ["--die-with-parent", "--seccomp", str(filtered), "--info-fd", str(theirs), "--"]
-            command = [*self._namespaces, *files, *self._as_nobody(), *_python(harness)]
+            command = [*self._namespaces, *files, *self._as_nobody(), *self._command]
             return child.run_child(
                 group.joined(command) if group else command,
                 run,
@@ -112,21 +120,21 @@ class BwrapTier:
 
 
 @contextlib.contextmanager
-def open_lanes(preload: Sequence[str]) -> Iterator[Lanes]:
+def open_lanes(preload: Sequence[str], python: Interpreter) -> Iterator[Lanes]:
     """Opens warm interpreters that have imported `preload` and what is usual, for a tier of this module."""
     tmpfs = ",".join(f"{folder}={size}" for folder, size in view.TMPFS.items())
     settings = [
-        _seen_as(harness),
+        _seen_as(python, harness),
         zygote.ROOT if _is_root() else zygote.USER,
         tmpfs,
-        os.pathsep.join(view.packages()),
+        os.pathsep.join(python.packages),
         " ".join((*USUAL, *preload)),
     ]
-    namespaces = _bwrap(harness, zygote, is_lane=True)
+    namespaces, started = _bwrap(python, harness, zygote, is_lane=True), _command(python, zygote)
 
     def start(hash_seed: int) -> Lane:
         def command(control: int, filtered: int, info: int) -> list[str]:
-            return [*namespaces, "--info-fd", str(info), "--", *_python(zygote), str(control), str(filtered), *settings]
+            return [*namespaces, "--info-fd", str(info), "--", *started, str(control), str(filtered), *settings]
 
         return Lane(command, rlimit.environment(view.FOLDER, hash_seed))
 
@@ -137,7 +145,7 @@ def open_lanes(preload: Sequence[str]) -> Iterator[Lanes]:
         lanes.close()
 
 
-def _bwrap(*modules: types.ModuleType, is_lane: bool = False) -> list[str]:
+def _bwrap(python: Interpreter, *modules: types.ModuleType, is_lane: bool = False) -> list[str]:
     command = [executable(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--new-session", "--hostname", "sandbox"]
     if not _is_root():
@@ -145,16 +153,16 @@ def _bwrap(*modules: types.ModuleType, is_lane: bool = False) -> list[str]:
         command += ["--unshare-user", *(["--uid", "0", "--gid", "0"] if is_lane else ["--disable-userns"])]
     for capability in LANES_CAPABILITIES if is_lane else ROOTS_CAPABILITIES if _is_root() else ():
         command += ["--cap-add", capability]
-    return [*command, *view.mounts({rlimit.file_of(module): _seen_as(module) for module in modules})]
+    return [*command, *view.mounts(python, {python.file_of(module): _seen_as(python, module) for module in modules})]
 
 
-def _python(module: types.ModuleType) -> list[str]:
-    # As `rlimit.interpreter`, but not that of the virtual environment, whose folder is not there.
-    return [os.path.realpath(sys.executable), *rlimit.interpreter()[1:-1], _seen_as(module)]
+def _command(python: Interpreter, module: types.ModuleType) -> list[str]:
+    # As `python.command`, but not by the name in a virtual environment, whose folder is not there.
+    return [os.path.realpath(python.executable), *python.options(), _seen_as(python, module)]
 
 
-def _seen_as(module: types.ModuleType) -> str:
-    file = rlimit.file_of(module)
+def _seen_as(python: Interpreter, module: types.ModuleType) -> str:
+    file = python.file_of(module)
     return "/" + module.__name__.rpartition(".")[2] + os.path.splitext(file)[1]
 
 
@@ -183,11 +191,11 @@ def missing() -> str:
     return ""
 
 
-def why_cold() -> str:
+def why_cold(python: Interpreter) -> str:
     """Returns why a lane cannot give each run folders of its own, "" if nothing stands against it."""
     if not hasattr(os, "pidfd_open"):
         return "this Python knows no pidfd_open"
-    if hidden := view.hidden():
+    if hidden := view.hidden(python):
         return f"{hidden} lies in a folder that every run has anew"
     return ""
 

@@ -352,4 +352,7 @@ def peak_mb() -> str:
 
 
 if __name__ == "__main__":
+    # Before 3.11 no option leaves it out.
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
     main()

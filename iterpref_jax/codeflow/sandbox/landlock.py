@@ -25,6 +25,7 @@ from iterpref_jax.codeflow.sandbox import (
     zygote,
 )
 from iterpref_jax.codeflow.sandbox.child import Ended, Run
+from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
 
 NAME = "landlock"
@@ -41,12 +42,13 @@ PROCESSES = 64
 class LandlockTier:
     """Judges one program per call, from any thread; the module says how."""
 
-    def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int):
+    def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, python: Interpreter):
         self.gaps = GAPS if warden.abi() >= warden.SCOPES_ABI or os.getuid() == 0 else (*GAPS, SIGNALS)
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
         processes = PROCESSES if os.getuid() == 0 else rlimit.tasks_of_user() + PROCESSES
         self._limits = tuple(str(limit) for limit in (cpu_s, memory_mb << 20, view.FILE_BYTES, processes))
-        self._paths, self._readable = os.pathsep.join(view.packages()), view.readable()
+        self._paths, self._readable = os.pathsep.join(python.packages), view.readable(python)
+        self._command = [*python.command(warden), python.file_of(zygote), python.file_of(harness)]
         self._ids = unprivileged.ids()
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
@@ -73,9 +75,8 @@ class LandlockTier:
             io.FileIO(seccomp.open_program(namespaces=False)) as filtered,
         ):
             fds = (filtered.fileno(), theirs_end.fileno())
-            files = [rlimit.file_of(module) for module in (warden, zygote, harness)]
             return child.run_child(
-                [*rlimit.interpreter()[:-1], *files, *map(str, fds), ids, folder, *self._readable],
+                [*self._command, *map(str, fds), ids, folder, *self._readable],
                 run,
                 env=rlimit.environment(folder, hash_seed),
                 cwd=folder,
@@ -84,7 +85,7 @@ class LandlockTier:
             )
 
 
-def missing() -> str:
+def missing(python: Interpreter) -> str:
     """Returns what the tier lacks on this machine, before anything is tried; "" if nothing."""
     if not seccomp.supported():
         return "the system calls of this processor are not known to the filter"
@@ -92,6 +93,6 @@ def missing() -> str:
         return f"kernel {platform.release()} has no Landlock, or it was switched off when that started (lsm=)"
     if not hasattr(os, "pidfd_open"):
         return "this Python knows no pidfd_open"
-    if os.getuid() == 0 and (closed := view.closed()):
+    if os.getuid() == 0 and (closed := view.closed(python)):
         return f"the users who own nothing, to whom root gives programs, cannot read {closed}"
     return ""

@@ -7,16 +7,12 @@ of the user are open to them. It exists for code that is trusted (mutations of o
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
-import struct
-import sys
-import sysconfig
 import tempfile
-import types
 
 from iterpref_jax.codeflow.sandbox import child, harness, request, ruling
+from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 from iterpref_jax.codeflow.sandbox.verdict import Program, Verdict
 
 TIER = "rlimit"
@@ -39,47 +35,24 @@ OWN_PROCESSES = 256
 class RlimitTier:
     """Judges one program per call, from any thread; the module says what it does not stop."""
 
-    def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int):
+    def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, python: Interpreter):
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
         tasks = tasks_of_user()
         limits = (cpu_s, memory_mb << 20, FILE_BYTES, tasks + OWN_PROCESSES if tasks else 0)
         self._limits = tuple(str(limit) for limit in limits)
         # `-S` leaves these out; tests may need numpy.
-        self._paths = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        self._paths, self._command = os.pathsep.join(python.packages), python.command(harness)
 
     def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
         run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
         folder = tempfile.mkdtemp(prefix="iterpref-run-")
         try:
-            ended = child.run_child(interpreter(), run, env=environment(folder, hash_seed), cwd=folder)
+            ended = child.run_child(self._command, run, env=environment(folder, hash_seed), cwd=folder)
         except OSError as error:
             return ruling.sandbox_error(f"the process did not start: {error}", tier=TIER, gaps=GAPS)
         finally:
             remove(folder)
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=TIER, gaps=GAPS)
-
-
-def interpreter() -> list[str]:
-    """The command that starts the harness: isolated as by `-I`, but that would ignore PYTHONHASHSEED."""
-    return [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", file_of(harness)]
-
-
-def file_of(module: types.ModuleType) -> str:
-    """Returns the compiled file of a module where there is one: compiling anew would be a third of a cold start."""
-    compiled, source = module.__spec__.cached if module.__spec__ else None, str(module.__file__)
-    return compiled if compiled and _is_current(compiled, source) else source
-
-
-def _is_current(compiled: str, source: str) -> bool:
-    """Whether a compiled file is that of its source as it is now (PEP 552): where Python writes none, old ones stay."""
-    try:
-        with open(compiled, "rb") as file:
-            magic, flags, modified, size = struct.unpack("<4s3I", file.read(16))
-    except (OSError, struct.error):
-        return False
-    now = os.stat(source)
-    wanted = importlib.util.MAGIC_NUMBER, 0, int(now.st_mtime) & 0xFFFFFFFF, now.st_size & 0xFFFFFFFF
-    return (magic, flags, modified, size) == wanted
 
 
 def environment(folder: str, hash_seed: int) -> dict[str, str]:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from iterpref_jax.codeflow.sandbox import bwrap, cases, control, landlock, probe, request, rlimit, ruling
+from iterpref_jax.codeflow.sandbox import bwrap, cases, control, interpreter, landlock, probe, request, rlimit, ruling
+from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 from iterpref_jax.codeflow.sandbox.lanes import Lanes
 from iterpref_jax.codeflow.sandbox.verdict import Case, Program, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
@@ -34,7 +35,8 @@ REPEATS = 3
 class SandboxSettings:
     """`wall_s` and `cpu_s` limit one program in seconds, `memory_mb` one process in MiB, `output_kb` its stdout and
     stderr together in KiB; `workers` programs run at a time. With `warm`, interpreters that have imported `preload` are
-    forked where that isolates as well; `preload` is for them alone."""
+    forked where that isolates as well; `preload` is for them alone. `python` is the interpreter that programs run in,
+    by path or name; "" is the one that runs this."""
 
     tier: str
     allow_unsafe: bool
@@ -45,11 +47,14 @@ class SandboxSettings:
     workers: int
     warm: bool
     preload: tuple[str, ...]
+    python: str
 
     def that_matter(self) -> dict[str, Any]:
         """Returns the settings that a verdict may depend on, as JSON values; how many run at a time is none of them."""
         found = dataclasses.asdict(self) | {"preload": list(self.preload)}
-        return {name: value for name, value in found.items() if name not in ("workers", "warm")}
+        # What was stored before there was a choice was made by the interpreter that is the default.
+        without = ("workers", "warm") if self.python else ("workers", "warm", "python")
+        return {name: value for name, value in found.items() if name not in without}
 
 
 class Tier(Protocol):
@@ -61,8 +66,8 @@ class Tier(Protocol):
 class Sandbox:
     """Judges programs with one tier. Made by `open_sandbox`."""
 
-    def __init__(self, tier: Tier, pool: concurrent.futures.Executor):
-        self._tier, self._pool = tier, pool
+    def __init__(self, tier: Tier, pool: concurrent.futures.Executor, python: Interpreter):
+        self._tier, self._pool, self._python = tier, pool, python
 
     def run(
         self, program: Program, *, check_vacuous: bool = False, check_flaky: bool = False, hash_seed: int = 0
@@ -129,7 +134,10 @@ class Sandbox:
     def _judge(self, program: Program, hash_seed: int) -> Verdict:
         verdict = self._tier(program, hash_seed=hash_seed)
         if verdict.error_type == ruling.MISSING:
-            raise UserError(f"program style {program.style!r}: {verdict.message}; pip install 'iterpref_jax[sandbox]'")
+            wanted = "pytest" if self._python != interpreter.own() else "'iterpref_jax[sandbox]'"
+            raise UserError(
+                f"program style {program.style!r}: {verdict.message}; {self._python.executable} -m pip install {wanted}"
+            )
         if verdict.status == "sandbox_error":
             verdict = self._tier(program, hash_seed=hash_seed)
         return cases.compared(program, verdict)
@@ -161,53 +169,61 @@ def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
     """Opens the sandbox of `settings.tier` for a `with` block; "auto" takes the strongest that holds here.
 
     Raises UserError for an unknown tier, for one that does not hold on this machine, for the tier `rlimit`
-    without `allow_unsafe` and for limits that no program can run in.
+    without `allow_unsafe`, for limits that no program can run in and for an interpreter that cannot run any.
     """
     check_settings(settings)
-    name = _strongest(settings.allow_unsafe) if settings.tier == AUTO else settings.tier
+    python = interpreter.find(settings.python)
+    name = _strongest(python, settings.allow_unsafe) if settings.tier == AUTO else settings.tier
     if name == "rlimit":
         say(UNSAFE)
-    elif settings.tier != AUTO and (why := why_not(name)):
+    elif settings.tier != AUTO and (why := why_not(name, python)):
         raise UserError(f"sandbox.tier: {name!r} does not hold on this machine: {why}")
     limits = {limit: getattr(settings, limit) for limit in PROBE_LIMITS}
     with (
-        _lanes(name, settings) as lanes,
+        _lanes(name, python, settings) as lanes,
         concurrent.futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="sandbox") as pool,
     ):
-        say(f"sandbox: tier {name}" + (", warm" if lanes else ""))
-        yield Sandbox(make_tier(name, **limits, lanes=lanes), pool)
+        say(f"sandbox: tier {name}" + (", warm" if lanes else "") + (f", {python}" if settings.python else ""))
+        yield Sandbox(make_tier(name, **limits, python=python, lanes=lanes), pool, python)
 
 
 @contextlib.contextmanager
-def _lanes(name: str, settings: SandboxSettings) -> Iterator[Lanes | None]:
+def _lanes(name: str, python: Interpreter, settings: SandboxSettings) -> Iterator[Lanes | None]:
     """Opens warm interpreters where they were asked for and isolate; says why where they do not."""
     if not settings.warm:
         yield None
-    elif why := why_cold(name):
+    elif why := why_cold(name, python):
         say(f"sandbox: every program has a new interpreter (sandbox.warm): {why}")
         yield None
     else:
-        with bwrap.open_lanes(settings.preload) as lanes:
-            _check_preload(lanes, settings.preload)
+        with bwrap.open_lanes(settings.preload, python) as lanes:
+            _check_preload(lanes, python, settings.preload)
             yield lanes
 
 
-def _check_preload(lanes: Lanes, preload: Sequence[str]) -> None:
+def _check_preload(lanes: Lanes, python: Interpreter, preload: Sequence[str]) -> None:
     try:
         with lanes.lane(0):
             pass
     except OSError as error:
         raise UserError(
-            f"sandbox.preload: wanted modules that the sandbox's interpreter can import, got {', '.join(preload)}: "
+            f"sandbox.preload: wanted modules that {python} can import, got {', '.join(preload)}: "
             + str(error).splitlines()[-1]
         ) from error
 
 
 def make_tier(
-    name: str, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, lanes: Lanes | None = None
+    name: str,
+    *,
+    wall_s: float,
+    cpu_s: int,
+    memory_mb: int,
+    output_kb: int,
+    python: Interpreter,
+    lanes: Lanes | None = None,
 ) -> Tier:
     """Returns a tier of `TIERS` with these limits; whether it holds is not tried."""
-    limits: dict[str, Any] = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
+    limits: dict[str, Any] = dict(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb, python=python)
     if name == "rlimit":
         return rlimit.RlimitTier(**limits)
     if name == landlock.NAME:
@@ -215,31 +231,43 @@ def make_tier(
     return bwrap.BwrapTier(**limits, grouped=name == bwrap.NAME_WITH_CGROUP, lanes=lanes)
 
 
-@functools.cache
-def why_not(name: str) -> str:
-    """Returns why a strong tier does not hold on this machine, "" if it does: its canaries are run, once a process."""
-    return (landlock if name == landlock.NAME else bwrap).missing() or _first_failure(make_tier(name, **PROBE_LIMITS))
+def why_not(name: str, python: Interpreter | None = None) -> str:
+    """Returns why a strong tier does not hold on this machine, "" if it does: its canaries are run, once a process.
+
+    They run in `python`; None is the interpreter that runs this.
+    """
+    return _why_not(name, python or interpreter.own())
 
 
-@functools.cache
-def why_cold(name: str) -> str:
+def why_cold(name: str, python: Interpreter | None = None) -> str:
     """Returns why warm interpreters do not isolate as the tier does, "" if they do: tried in the same way."""
+    return _why_cold(name, python or interpreter.own())
+
+
+@functools.cache
+def _why_not(name: str, python: Interpreter) -> str:
+    missing = landlock.missing(python) if name == landlock.NAME else bwrap.missing()
+    return missing or _first_failure(make_tier(name, **PROBE_LIMITS, python=python))
+
+
+@functools.cache
+def _why_cold(name: str, python: Interpreter) -> str:
     if name not in (bwrap.NAME_WITH_CGROUP, bwrap.NAME):
         return f"the tier {name} makes no namespaces, by which one run is kept from the next"
-    if why := bwrap.why_cold():
+    if why := bwrap.why_cold(python):
         return why
-    with bwrap.open_lanes(()) as lanes:
-        return _first_failure(make_tier(name, **PROBE_LIMITS, lanes=lanes))
+    with bwrap.open_lanes((), python) as lanes:
+        return _first_failure(make_tier(name, **PROBE_LIMITS, python=python, lanes=lanes))
 
 
 def _first_failure(tier: Tier) -> str:
     return next(probe.failures(lambda program: tier(program, hash_seed=0)), "")
 
 
-def _strongest(allow_unsafe: bool) -> str:
+def _strongest(python: Interpreter, allow_unsafe: bool) -> str:
     reasons = []
     for name in TIERS[:-1]:
-        why = why_not(name)
+        why = why_not(name, python)
         if not why:
             return name
         reasons.append(f"{name}: {why}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import site
-import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+
+from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 
 FOLDER = "/program"
 FILE_BYTES = 64 << 20
@@ -15,11 +14,11 @@ FILE_BYTES = 64 << 20
 TMPFS = {"/tmp": FILE_BYTES, FOLDER: FILE_BYTES, "/dev/shm": 16 << 20}
 
 
-def mounts(files: Mapping[str, str]) -> list[str]:
+def mounts(python: Interpreter, files: Mapping[str, str]) -> list[str]:
     """Returns bubblewrap's arguments for all of it; `files` (path here: path there) are to be read as well."""
     # First, because an interpreter or its packages may lie below one of them.
     command = [*_tmpfs("/tmp"), *_tmpfs(FOLDER)]
-    for path in readable():
+    for path in readable(python):
         for above in reversed(PurePosixPath(path).parents[:-1]):
             command += ["--perms", "0755", "--dir", str(above)]
         command += ["--ro-bind", path, path]
@@ -35,27 +34,21 @@ def _tmpfs(folder: str) -> list[str]:
     return ["--size", str(TMPFS[folder]), "--perms", "1777", "--tmpfs", folder]
 
 
-def hidden() -> str:
+def hidden(python: Interpreter) -> str:
     """Returns what a program could not read any more if TMPFS were made anew, "" if nothing."""
-    return next((path for path in readable() for folder in TMPFS if _within(path, folder)), "")
+    return next((path for path in readable(python) for folder in TMPFS if _within(path, folder)), "")
 
 
-def packages() -> list[str]:
-    """Returns the folders of the packages that are installed."""
-    found = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
-    return sorted({os.path.realpath(path) for path in found if os.path.isdir(path)})
-
-
-def readable() -> list[str]:
+def readable(python: Interpreter) -> list[str]:
     """Returns the folders and files that a program may read, none within another one."""
-    wanted = {os.path.realpath(sys.base_prefix), "/usr", *packages()}
+    wanted = {python.base, "/usr", *python.packages}
     wanted |= {path for path in ("/lib", "/lib64", "/bin", "/etc/alternatives", "/etc/ld.so.cache") if _is_real(path)}
     return sorted(path for path in wanted if not any(path != other and _within(path, other) for other in wanted))
 
 
-def closed() -> str:
+def closed(python: Interpreter) -> str:
     """Returns what a user who owns nothing cannot reach of what a program must read, "" if nothing."""
-    folders = [path for wanted in readable() for path in (wanted, *map(str, PurePosixPath(wanted).parents))]
+    folders = [path for wanted in readable(python) for path in (wanted, *map(str, PurePosixPath(wanted).parents))]
     return next((path for path in folders if not os.stat(path).st_mode & 1 and os.path.isdir(path)), "")
 
 

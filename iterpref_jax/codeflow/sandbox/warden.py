@@ -159,4 +159,7 @@ def _syscall(number: int, *words: Any) -> int:
 
 
 if __name__ == "__main__":
+    # Before 3.11 no option leaves it out.
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
     main()

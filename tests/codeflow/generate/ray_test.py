@@ -26,6 +26,7 @@ LIMITS = SandboxSettings(
     workers=1,
     warm=False,
     preload=(),
+    python="",
 )
 RAY = ("--ray=local", "--config.sandbox.workers=1")
 
