@@ -250,6 +250,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     evaluate.until = ""  # and up to this one, included
     evaluate.limit = 0  # the first tasks of the file alone; 0 = all
     evaluate.shots = ""  # LiveCodeBench, style base: the folder of its func.json and stdin.json
+    # Tasks whose published solution does not pass here are listed, not counted: BigCodeBench in another environment.
+    evaluate.reference_must_pass = False
     evaluate.pass_at = (1, 10, 100)  # the k of pass@k, those that n reaches
     evaluate.draws = 2000  # of the bootstrap
 

@@ -12,12 +12,13 @@ from etils import epath
 
 from iterpref_jax import settings
 from iterpref_jax.cli import model, options
-from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import SandboxSettings, interpreter, open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, results, samples, score_text
 from iterpref_jax.evaluate.benchmarks.file import Choice
 from iterpref_jax.evaluate.evaluation import EvaluateSettings
 from iterpref_jax.evaluate.generators import BuiltIn, Generator
+from iterpref_jax.evaluate.judging import Outcome
 from iterpref_jax.evaluate.tasks import Benchmark, Limits
 from iterpref_jax.progress import say
 from iterpref_jax.train.signals import stop_requested
@@ -33,17 +34,21 @@ def main(argv: Sequence[str]) -> int:
     config = model.load_config(chosen, overrides + given)
     asked = settings.read_section(config, "evaluate")
     benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
-    folder = Path(chosen.out)
-    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config))
+    folder, limits = Path(chosen.out), _limited(settings.read_section(config, "sandbox"), benchmark.limits)
+    # Asked before the model is: a wrong path must not be found out after hours.
+    python = str(interpreter.find(limits.python)) if limits.python else ""
+    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), python)
     made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
     with stop_requested("ending after what runs now; the same command goes on") as should_stop:
         if not chosen.score_only and not _sampled(chosen, config, asked, benchmark, folder, should_stop):
             return 130
-        limits = _limited(settings.read_section(config, "sandbox"), benchmark.limits)
         with open_sandbox(limits) as sandbox:
-            if not evaluation.judge(asked, benchmark, sandbox, folder, should_stop):
+            if not evaluation.judge_references(asked, benchmark, sandbox, folder, should_stop):
                 return 130
-    _report(asked, benchmark, folder, made_with)
+            counted, left_out = evaluation.counted(asked, benchmark, folder)
+            if not evaluation.judge(asked, counted, sandbox, folder, should_stop):
+                return 130
+    _report(asked, counted, folder, made_with, left_out)
     return 0
 
 
@@ -140,9 +145,15 @@ def _limited(sandbox: SandboxSettings, limits: Limits) -> SandboxSettings:
     )
 
 
-def _report(asked: EvaluateSettings, benchmark: Benchmark, folder: Path, made_with: dict[str, Any]) -> None:
-    verdicts = samples.read_verdicts(folder)
-    found = results.results(asked, benchmark, verdicts, made_with)
+def _report(
+    asked: EvaluateSettings,
+    benchmark: Benchmark,
+    folder: Path,
+    made_with: dict[str, Any],
+    left_out: dict[str, Outcome],
+) -> None:
+    verdicts = samples.read_verdicts(folder / samples.VERDICTS)
+    found = results.results(asked, benchmark, verdicts, made_with, left_out)
     results.write(folder, found)
     for line in score_text.score_lines(found):
         say(line)

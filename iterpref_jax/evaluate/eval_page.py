@@ -20,7 +20,7 @@ import markupsafe
 from iterpref_jax.evaluate import comparison, score_text
 from iterpref_jax.evaluate.comparison import Comparison
 from iterpref_jax.evaluate.prompts import shown
-from iterpref_jax.evaluate.samples import Verdict, read_verdicts
+from iterpref_jax.evaluate.samples import VERDICTS, Verdict, read_verdicts
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 
 # Of one task, so that a page of 200 samples a task still opens.
@@ -48,7 +48,7 @@ def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: 
 
 def comparison_page(found: Comparison) -> str:
     """Returns the page of several runs: the programs of the tasks in which they differ, the first sample of each."""
-    verdicts = [read_verdicts(Path(run)) for run in found.runs]
+    verdicts = [read_verdicts(Path(run) / VERDICTS) for run in found.runs]
     tasks = [
         {"name": name, "scores": values, "verdicts": [of_run[name, 0] for of_run in verdicts if (name, 0) in of_run]}
         for name, values in found.passed.items()
@@ -68,7 +68,12 @@ def page(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template(template).render(
-        percent=score_text.percent, made_with=score_text.made_with, code_style=code_style(), policy="POLICY", **values
+        percent=score_text.percent,
+        made_with=score_text.made_with,
+        task_count=score_text.tasks,
+        code_style=code_style(),
+        policy="POLICY",
+        **values,
     )
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts]

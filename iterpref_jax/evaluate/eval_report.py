@@ -8,7 +8,7 @@ from typing import Any
 from iterpref_jax.evaluate import eval_page
 from iterpref_jax.evaluate.evaluation import verdicts_by_task
 from iterpref_jax.evaluate.samples import Verdict
-from iterpref_jax.evaluate.score_text import made_with, percent
+from iterpref_jax.evaluate.score_text import made_with, percent, tasks
 from iterpref_jax.evaluate.tasks import Benchmark
 
 FAILED_SHOWN = 20
@@ -27,11 +27,18 @@ def markdown(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark
     """Returns the report as Markdown."""
     settings = "".join(f"| {name} | {_cell(value)} |\n" for name, value in made_with(found).items())
     head = (
-        f"# {found['benchmark']} ({found['version']})\n\n{found['tasks']} tasks, {found['samples']} samples.\n\n"
+        f"# {found['benchmark']} ({found['version']})\n\n{tasks(found)}, {found['samples']} samples.\n\n"
         f"| score | 95% interval over tasks |\n|---|---|\n{_score_rows(found)}\n"
     )
     return "\n".join(
-        [head, f"| made with | |\n|---|---|\n{settings}", _errors(found), _failed(by_task), _exceptions(benchmark)]
+        [
+            head,
+            f"| made with | |\n|---|---|\n{settings}",
+            _left_out(found),
+            _errors(found),
+            _failed(by_task),
+            _exceptions(benchmark),
+        ]
     )
 
 
@@ -42,6 +49,17 @@ def _score_rows(found: dict[str, Any]) -> str:
         for score in found["scores_by_tag"]
     ]
     return "".join(rows)
+
+
+def _left_out(found: dict[str, Any]) -> str:
+    if not found["left_out"]:
+        return ""
+    rows = [
+        f"| {_cell(name)} | {why['status']} | {_cell(why['error_type'])}: {_cell(why['message'])[:200]} |\n"
+        for name, why in found["left_out"].items()
+    ]
+    head = "| task | verdict | error |\n|---|---|---|\n"
+    return f"## Left out: the published solution of {len(rows)} tasks does not pass here\n\n{head}{''.join(rows)}"
 
 
 def _errors(found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from iterpref_jax.codeflow.sandbox import Sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import cleaning, judging, prompts, samples
 from iterpref_jax.evaluate.generators import Generator, Sampling, Wanted
-from iterpref_jax.evaluate.judging import Judged
+from iterpref_jax.evaluate.judging import Judged, Outcome
 from iterpref_jax.evaluate.samples import Appender, Sample, Verdict
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 from iterpref_jax.progress import progress
@@ -25,7 +25,8 @@ SCORING_VERSION = 1
 class EvaluateSettings:
     """What is asked and how it is scored; `n` answers a task, of which `pass_at` (the k that n reaches) is told.
 
-    `max_new_tokens` 0 is the benchmark's own. `draws` of tasks make the bootstrap's intervals.
+    `max_new_tokens` 0 is the benchmark's own. With `reference_must_pass`, tasks whose published solution does not pass
+    here are left out of the scores. `draws` of tasks make the bootstrap's intervals.
     """
 
     prompt_style: str
@@ -40,6 +41,7 @@ class EvaluateSettings:
     until: str
     limit: int
     shots: str
+    reference_must_pass: bool
     pass_at: tuple[int, ...]
     draws: int
 
@@ -70,13 +72,19 @@ class EvaluateSettings:
         )
 
 
-def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str) -> dict[str, Any]:
-    """Returns what is stored beside a run's files: what decides its samples, and what decides its scores."""
+def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, python: str = "") -> dict[str, Any]:
+    """Returns what is stored beside a run's files: what decides its samples, and what decides its scores.
+
+    `python` names the interpreter that programs run in, "" the one that runs this.
+    """
     sampling = dataclasses.asdict(settings.sampling(benchmark))
     asked = {"benchmark": benchmark.name, "prompt_style": settings.prompt_style, "n": settings.n, **settings.choice()}
+    chosen = {"python": python, "reference_must_pass": settings.reference_must_pass}
+    scores = {"sha256": benchmark.sha256, "compat": settings.compat, "scoring": SCORING_VERSION}
     return {
         "samples": {"model": origin, **asked, **sampling},
-        "scores": {"sha256": benchmark.sha256, "compat": settings.compat, "scoring": SCORING_VERSION},
+        # What was stored before there was a choice was scored without one.
+        "scores": scores | {name: value for name, value in chosen.items() if value},
     }
 
 
@@ -138,16 +146,17 @@ def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
 
 def take_canonical(benchmark: Benchmark, folder: Path) -> None:
     """Stores the published solutions as samples; raises UserError for a task that has none."""
+    _store(_canonical(benchmark), folder)
+
+
+def _canonical(benchmark: Benchmark) -> list[Sample]:
     lacking = [task.task_id for task in benchmark.tasks if not task.canonical]
     if lacking:
         raise UserError(f"{benchmark.source}: {len(lacking)} tasks have no published solution, the first {lacking[0]}")
-    _store(
-        [
-            Sample(task_id=task.task_id, sample=0, text=task.canonical, form="solution", finish_reason="stored")
-            for task in benchmark.tasks
-        ],
-        folder,
-    )
+    return [
+        Sample(task_id=task.task_id, sample=0, text=task.canonical, form="solution", finish_reason="stored")
+        for task in benchmark.tasks
+    ]
 
 
 def judge(
@@ -162,15 +171,64 @@ def judge(
     Raises:
         UserError: the sandbox could not run some programs, which says nothing about them: they have no verdict yet.
     """
-    stored, done = samples.read_samples(folder), samples.read_verdicts(folder)
-    tasks = {task.task_id: task for task in benchmark.tasks}
-    missing = [sample for key, sample in stored.items() if key not in done and sample.task_id in tasks]
+    stored = samples.read_samples(folder).values()
+    return _judge(settings, benchmark, stored, sandbox, folder / samples.VERDICTS, should_stop)
+
+
+def judge_references(
+    settings: EvaluateSettings,
+    benchmark: Benchmark,
+    sandbox: Sandbox,
+    folder: Path,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """As `judge`, for the published solutions, if they must pass."""
+    if not settings.reference_must_pass:
+        return True
+    return _judge(settings, benchmark, _canonical(benchmark), sandbox, folder / samples.REFERENCES, should_stop)
+
+
+def counted(settings: EvaluateSettings, benchmark: Benchmark, folder: Path) -> tuple[Benchmark, dict[str, Outcome]]:
+    """Returns the tasks that count, and how the published solutions of the others fail, if they must pass.
+
+    Raises:
+        UserError: none passes.
+    """
+    if not settings.reference_must_pass:
+        return benchmark, {}
+    found = samples.read_verdicts(folder / samples.REFERENCES)
+    failed = {
+        task.task_id: outcome
+        for task in benchmark.tasks
+        if (outcome := found[task.task_id, 0].judged.failed) is not None
+    }
+    tasks = tuple(task for task in benchmark.tasks if task.task_id not in failed)
+    if not tasks:
+        name, outcome = next(iter(failed.items()))
+        raise UserError(
+            f"evaluate.reference_must_pass: no published solution passes here ({name}: {outcome.error_type}: "
+            f"{outcome.message}); name the interpreter of an environment with the benchmark's libraries in sandbox.python"
+        )
+    return dataclasses.replace(benchmark, tasks=tasks), failed
+
+
+def _judge(
+    settings: EvaluateSettings,
+    benchmark: Benchmark,
+    stored: Iterable[Sample],
+    sandbox: Sandbox,
+    path: Path,
+    should_stop: Callable[[], bool],
+) -> bool:
+    done, tasks = samples.read_verdicts(path), {task.task_id: task for task in benchmark.tasks}
+    wanted = [sample for sample in stored if sample.task_id in tasks]
+    missing = [sample for sample in wanted if sample.key not in done]
     solutions = [solution_of(settings, benchmark, tasks[sample.task_id], sample) for sample in missing]
     programs = [_prefixed(tasks[each.task_id], code) for each, code in zip(missing, solutions, strict=True)]
     failed: list[str] = []
     with (
-        Appender(folder / samples.VERDICTS) as file,
-        progress("verdicts", len(stored), "programs", start=len(stored) - len(missing)) as advance,
+        Appender(path) as file,
+        progress(path.stem, len(wanted), "programs", start=len(wanted) - len(missing)) as advance,
     ):
 
         def on_done(index: int, judged: Judged) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import error_table, scores
 from iterpref_jax.evaluate.evaluation import EvaluateSettings, verdicts_by_task
+from iterpref_jax.evaluate.judging import Outcome
 from iterpref_jax.evaluate.samples import Verdict
 from iterpref_jax.evaluate.tasks import Benchmark
 from iterpref_jax.train.atomic import replace_text
@@ -23,8 +26,9 @@ def results(
     benchmark: Benchmark,
     verdicts: dict[tuple[str, int], Verdict],
     made_with: dict[str, Any],
+    left_out: Mapping[str, Outcome] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Returns what `results.json` holds.
+    """Returns what `results.json` holds; `left_out` are the tasks that do not count, with what their references gave.
 
     Raises:
         UserError: a task has no verdict yet.
@@ -42,6 +46,7 @@ def results(
         "version": benchmark.version or "unknown",
         "tasks": len(by_task),
         "samples": len(counted),
+        "left_out": {name: _reason(outcome) for name, outcome in left_out.items()},
         "sandbox": tiers,
         "made_with": made_with,
         "scores": _scores(settings, suites, by_task),
@@ -50,6 +55,10 @@ def results(
         "errors_counted": error_table.COUNTING,
         "pass_at_1": {suite: _pass_at_1(by_task, suite) for suite in suites},
     }
+
+
+def _reason(outcome: Outcome) -> dict[str, str]:
+    return {"status": outcome.status, "error_type": outcome.error_type, "message": outcome.message}
 
 
 def write(folder: Path, found: dict[str, Any]) -> Path:

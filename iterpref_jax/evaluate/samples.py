@@ -1,7 +1,8 @@
 """Samples and verdicts of a run, stored as they come: files that a killed process can leave and the next one goes on.
 
 `samples.jsonl`: task_id, sample, text (as the model wrote it), form, finish_reason. `verdicts.jsonl`: task_id, sample,
-solution (the program that was judged), tier, outcomes. `settings.json`: what both were made with.
+solution (the program that was judged), tier, outcomes; `references.jsonl`: the same of published solutions, if these
+must pass. `settings.json`: what all were made with.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
 from iterpref_jax.train.atomic import replace_text
 
-SAMPLES, VERDICTS, SETTINGS = "samples.jsonl", "verdicts.jsonl", "settings.json"
+SAMPLES, VERDICTS, REFERENCES, SETTINGS = "samples.jsonl", "verdicts.jsonl", "references.jsonl", "settings.json"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
 # both judged as they are.
 Form = Literal["answer", "completion", "solution"]
@@ -80,10 +81,10 @@ def read_samples(folder: Path) -> dict[tuple[str, int], Sample]:
     return {(row["task_id"], row["sample"]): Sample(**row) for row in _rows(folder / SAMPLES)}
 
 
-def read_verdicts(folder: Path) -> dict[tuple[str, int], Verdict]:
-    """Returns the stored verdicts by task and number."""
+def read_verdicts(path: Path) -> dict[tuple[str, int], Verdict]:
+    """Returns the verdicts of a file, `VERDICTS` or `REFERENCES` of a run's folder, by task and number."""
     found = {}
-    for row in _rows(folder / VERDICTS):
+    for row in _rows(path):
         outcomes = tuple(Outcome(**outcome) for outcome in row.pop("outcomes"))
         verdict = Verdict(judged=Judged(outcomes=outcomes, tier=row.pop("tier")), **row)
         found[verdict.key] = verdict
@@ -133,7 +134,8 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
             advice = "give another --out, or --score-only to judge the stored samples anew"
             _refuse_other(folder, stored["scores"], settings["scores"], advice)
     if rescore:
-        (folder / VERDICTS).unlink(missing_ok=True)
+        for name in (VERDICTS, REFERENCES):
+            (folder / name).unlink(missing_ok=True)
     replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return settings
 

@@ -17,9 +17,15 @@ def score_lines(found: dict[str, Any]) -> list[str]:
     compat = found["made_with"]["scores"]["compat"]
     return [
         f"{found['benchmark']} {score['suite']} pass@{score['k']}: {percent(score)} "
-        f"({found['tasks']} tasks, {found['samples']} samples; {style}, compat {compat})"
+        f"({tasks(found)}, {found['samples']} samples; {style}, compat {compat})"
         for score in found["scores"]
     ]
+
+
+def tasks(found: dict[str, Any]) -> str:
+    """Returns how many tasks count."""
+    left_out = len(found["left_out"])
+    return f"{found['tasks']} of {found['tasks'] + left_out} tasks" if left_out else f"{found['tasks']} tasks"
 
 
 def percent(score: dict[str, Any]) -> str:
@@ -36,4 +42,6 @@ def made_with(found: dict[str, Any]) -> dict[str, str]:
     if asked["model"].startswith(STORED):
         shown = {"model": asked["model"]}
     scored = found["made_with"]["scores"]
-    return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], "sandbox": ", ".join(found["sandbox"])}
+    python = {"python": scored["python"]} if "python" in scored else {}
+    sandbox = {"sandbox": ", ".join(found["sandbox"]), **python}
+    return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], **sandbox}

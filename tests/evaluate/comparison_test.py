@@ -16,7 +16,9 @@ def finished(folder, *passed, name="made"):
     with samples.Appender(folder / samples.VERDICTS) as file:
         for i, task in enumerate(tasks):
             file.add(made.verdict(task.task_id, "" if i in passed else "TypeError"))
-    results.write(folder, results.results(settings, benchmark, samples.read_verdicts(folder), made_with))
+    results.write(
+        folder, results.results(settings, benchmark, samples.read_verdicts(folder / samples.VERDICTS), made_with)
+    )
     return str(folder)
 
 

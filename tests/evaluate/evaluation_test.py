@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -36,19 +37,22 @@ def sandbox():
         yield opened
 
 
-def run(folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never):
+def run(folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never, python=""):
     """One command's work; returns the results, or None if it stopped."""
     settings, benchmark = settings or made.settings(), benchmark or made.benchmark()
-    made_with = evaluation.made_with(settings, benchmark, "writer")
+    made_with = evaluation.made_with(settings, benchmark, "writer", python)
     samples.settle(folder, made_with, rescore=rescore)
     if not rescore and not evaluation.generate(settings, benchmark, lambda: writer, folder, should_stop):
         return None
-    if not evaluation.judge(settings, benchmark, sandbox, folder, should_stop):
+    if not evaluation.judge_references(settings, benchmark, sandbox, folder, should_stop):
         return None
-    verdicts = samples.read_verdicts(folder)
-    found = results.results(settings, benchmark, verdicts, made_with)
+    counted, left_out = evaluation.counted(settings, benchmark, folder)
+    if not evaluation.judge(settings, counted, sandbox, folder, should_stop):
+        return None
+    verdicts = samples.read_verdicts(folder / samples.VERDICTS)
+    found = results.results(settings, counted, verdicts, made_with, left_out)
     results.write(folder, found)
-    eval_report.write(folder, found, benchmark, verdicts)
+    eval_report.write(folder, found, counted, verdicts)
     return found
 
 
@@ -115,6 +119,55 @@ def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
     assert found["made_with"]["scores"]["compat"] == "evalplus-0.3.1"
 
 
+def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    python = "/opt/other/bin/python (Python 3.10.13)"
+    with pytest.raises(UserError, match=r'python = null, now it is "/opt/other.*--score-only'):
+        run(tmp_path, sandbox, Writer(), python=python)
+    run(tmp_path, sandbox, Writer(), python=python, rescore=True)
+    assert f"| python | {python} |" in (tmp_path / "report.md").read_text()
+
+
+def with_broken_reference():
+    """A benchmark of whose two tasks only the first has a published solution that passes."""
+    broken = made.task("less", "-")
+    canonical = broken.canonical.replace("a - b", "a.no_such")
+    return made.benchmark(made.task("add", "+"), dataclasses.replace(broken, canonical=canonical))
+
+
+def test_tasks_whose_reference_fails_here_are_listed_and_not_counted(tmp_path, sandbox):
+    settings, benchmark = made.settings(reference_must_pass=True), with_broken_reference()
+    found = run(tmp_path, sandbox, Writer(), settings, benchmark=benchmark)
+    assert (found["tasks"], found["pass_at_1"]["plus"]) == (1, {"made/add": 1.0})
+    assert found["left_out"].keys() == {"made/less"}
+    assert found["left_out"]["made/less"]["error_type"] == "AttributeError"
+    assert score_text.score_lines(found)[0].startswith("made base pass@1: 100.0% [100.0, 100.0] (1 of 2 tasks, 1 sam")
+    for name in ("report.md", "report.html"):
+        assert "Left out: the published solution of 1 tasks does not pass here" in (tmp_path / name).read_text()
+    everything = run(tmp_path / "all", sandbox, Writer(), benchmark=benchmark)
+    assert (everything["tasks"], everything["left_out"]) == (2, {})
+
+
+def test_references_are_judged_once_and_again_with_score_only(tmp_path, sandbox):
+    settings, benchmark = made.settings(reference_must_pass=True), with_broken_reference()
+    first = run(tmp_path, sandbox, Writer(), settings, benchmark=benchmark)
+    stored = (tmp_path / samples.REFERENCES).read_bytes()
+    assert run(tmp_path, sandbox, Writer(), settings, benchmark=benchmark) == first
+    assert (tmp_path / samples.REFERENCES).read_bytes() == stored
+    (tmp_path / samples.REFERENCES).write_text(stored.decode().replace("AttributeError", "Stale"))
+    assert (
+        run(tmp_path, sandbox, Writer(), settings, benchmark=benchmark, rescore=True)["left_out"] == first["left_out"]
+    )
+
+
+def test_where_no_reference_passes_the_environment_is_to_blame(tmp_path, sandbox):
+    benchmark = made.benchmark(with_broken_reference().tasks[1])
+    with pytest.raises(
+        UserError, match=r"no published solution passes here \(made/less: AttributeError.*sandbox.python"
+    ):
+        run(tmp_path, sandbox, Writer(), made.settings(reference_must_pass=True), benchmark=benchmark)
+
+
 def test_scores_need_a_verdict_of_every_task(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer())
     kept = (tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)[:1]
@@ -139,7 +192,10 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
     ]
     evaluation.take_stored(benchmark, str(made.write_lines(tmp_path / "given.jsonl", rows)), tmp_path)
     evaluation.judge(made.settings(), benchmark, sandbox, tmp_path, never)
-    passed = {key: verdict.judged.passes("plus") for key, verdict in samples.read_verdicts(tmp_path).items()}
+    passed = {
+        key: verdict.judged.passes("plus")
+        for key, verdict in samples.read_verdicts(tmp_path / samples.VERDICTS).items()
+    }
     assert passed == {("made/add", 0): True, ("made/less", 0): True, ("made/less", 1): False}
 
 

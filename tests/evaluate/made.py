@@ -42,6 +42,7 @@ def settings(**changes) -> EvaluateSettings:
         until="",
         limit=0,
         shots="",
+        reference_must_pass=False,
         pass_at=(1, 10),
         draws=200,
     )
