@@ -102,6 +102,7 @@ setup(
             "codeflow/generate/features.json",
             "codeflow/generate/prompts/*.txt",
             "codeflow/generate/base_prompts/*.txt",
+            "codeflow/sandbox/hosts",
             "evaluate/pages/*.j2",
             "view/*.html.j2",
         ]

@@ -207,7 +207,7 @@ def counted(settings: EvaluateSettings, benchmark: Benchmark, folder: Path) -> t
         name, outcome = next(iter(failed.items()))
         raise UserError(
             f"evaluate.reference_must_pass: no published solution passes here ({name}: {outcome.error_type}: "
-            f"{outcome.message}); name the interpreter of an environment with the benchmark's libraries in sandbox.python"
+            f"{outcome.message}); set sandbox.python to the Python of an environment with the benchmark's libraries"
         )
     return dataclasses.replace(benchmark, tasks=tasks), failed
 

@@ -28,6 +28,10 @@ NEVER = "evalplus-0.3.1 counts no solution of this task as passed"
 # A wrong output is what an assertion would have found.
 WRONG, ASSERTION = "WrongOutput", "AssertionError"
 SHOWN_CHARACTERS = 200
+# BigCodeBench's program and tests are one module: some published solutions need what only their tests import. Tests
+# patch names of libraries, never of that module.
+BEFORE = "import solution as _solution\nglobals().update(vars(_solution))\n"
+AFTER = "vars(_solution).update({name: value for name, value in globals().items() if name[:2] != '__'})\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,9 +151,7 @@ def program_of(tests: Tests, code: str, expected: references.Answers) -> Program
         case ScriptTests():
             return Program(code=code, tests=tests.tests, setup=tests.setup, style="script")
         case UnitTests():
-            # Tests patch names of libraries, never of the module that the program is in.
-            names = "import solution as _solution\nglobals().update(vars(_solution))\n"
-            return Program(code=code, tests=names + tests.tests, setup="", style="unittest")
+            return Program(code=code, tests=f"{BEFORE}{tests.tests}\n{AFTER}", setup="", style="unittest")
         case CallTests():
             return references.program(tests, code, expected[id(tests)])
         case StdinTests():

@@ -1,8 +1,10 @@
 """`iterpref eval` and `iterpref compare`: a tiny model, an endpoint on loopback, stored samples, a killed run."""
 
 import json
+import platform
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -129,9 +131,18 @@ def test_a_run_that_is_killed_while_it_judges_goes_on(tasks, tmp_path):
     assert scores(tmp_path / "run") == {"base@1": 1.0}
 
 
+def test_another_interpreter_is_stored_with_the_scores(tasks, tmp_path):
+    python = f"--config.sandbox.python={sys.executable}"
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical", python) == 0
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())["scores"]["python"]
+    assert stored == f"{sys.executable} (Python {platform.python_version()})"
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--samples=canonical", "--config.sandbox.python=/nonexistent/python"], "'/nonexistent/python' is not a prog"),
         (["--samples=canonical", "--endpoint"], "leave --model, --workdir and --endpoint out"),
         (["--samples=canonical", "--config.evaluate.compat=heads"], "did you mean 'head'"),
         (["--prompt-style=chat", "--model=NOWHERE"], "humaneval has no prompt in the style 'chat'; it has base"),

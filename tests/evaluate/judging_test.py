@@ -225,6 +225,16 @@ def test_unit_tests_see_the_program_s_names(sandbox):
     assert (good.status, bad.status) == ("pass", "fail")
 
 
+def test_programs_see_what_only_their_unit_tests_import(sandbox):
+    """BigCodeBench runs both as one module, and published solutions need it."""
+    tests = UnitTests(
+        tests="import unittest\nimport math\nimport datetime\nclass TestCases(unittest.TestCase):\n"
+        "    def test_it(self):\n        self.assertEqual(task_func(4), (2.0, 2000))\n"
+    )
+    code = "from datetime import datetime\ndef task_func(x):\n    return math.sqrt(x), datetime.date(2000, 1, 1).year"
+    assert judged(sandbox, tests, code)[0].status == "pass"
+
+
 def test_a_later_suite_is_run_only_if_those_before_it_pass(sandbox):
     task, found = made.task("add", "+"), {}
     programs = [task.canonical, task.canonical.replace("a + b", "6"), task.canonical.replace("a + b", "b")]

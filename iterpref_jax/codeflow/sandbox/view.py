@@ -10,6 +10,7 @@ from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
 
 FOLDER = "/program"
 FILE_BYTES = 64 << 20
+HOSTS = os.path.join(os.path.dirname(__file__), "hosts")
 # Where a program may write, and how much.
 TMPFS = {"/tmp": FILE_BYTES, FOLDER: FILE_BYTES, "/dev/shm": 16 << 20}
 
@@ -24,7 +25,8 @@ def mounts(python: Interpreter, files: Mapping[str, str]) -> list[str]:
         command += ["--ro-bind", path, path]
     for path, target in _links():
         command += ["--symlink", target, path]
-    for here, there in files.items():
+    # A server and its client in one program find each other; the machine's own file is none of its business.
+    for here, there in {**files, HOSTS: "/etc/hosts"}.items():
         command += ["--ro-bind", here, there]
     command += ["--proc", "/proc", "--dev", "/dev", *_tmpfs("/dev/shm"), "--remount-ro", "/dev"]
     return [*command, "--remount-ro", "/", "--chdir", FOLDER]
