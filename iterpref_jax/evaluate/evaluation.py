@@ -18,7 +18,7 @@ from iterpref_jax.evaluate.tasks import Benchmark, Task
 from iterpref_jax.progress import progress
 
 # Changes when the same text may become another program, or the same program another verdict.
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,15 @@ def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, pyt
     """
     sampling = dataclasses.asdict(settings.sampling(benchmark))
     asked = {"benchmark": benchmark.name, "prompt_style": settings.prompt_style, "n": settings.n, **settings.choice()}
-    chosen = {"python": python, "reference_must_pass": settings.reference_must_pass}
-    scores = {"sha256": benchmark.sha256, "compat": settings.compat, "scoring": SCORING_VERSION}
     return {
         "samples": {"model": origin, **asked, **sampling},
-        # What was stored before there was a choice was scored without one.
-        "scores": scores | {name: value for name, value in chosen.items() if value},
+        "scores": {
+            "sha256": benchmark.sha256,
+            "compat": settings.compat,
+            "scoring": SCORING_VERSION,
+            "python": python,
+            "reference_must_pass": settings.reference_must_pass,
+        },
     }
 
 

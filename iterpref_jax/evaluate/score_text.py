@@ -42,6 +42,6 @@ def made_with(found: dict[str, Any]) -> dict[str, str]:
     if asked["model"].startswith(STORED):
         shown = {"model": asked["model"]}
     scored = found["made_with"]["scores"]
-    python = {"python": scored["python"]} if "python" in scored else {}
+    python = {"python": scored["python"]} if scored["python"] else {}
     sandbox = {"sandbox": ", ".join(found["sandbox"]), **python}
     return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], **sandbox}

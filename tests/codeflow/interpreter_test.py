@@ -146,6 +146,14 @@ def test_what_is_no_python_is_refused_by_its_path(name, message):
         open_sandbox(dataclasses.replace(SETTINGS, python=name)).__enter__()
 
 
+def test_a_program_that_prints_a_number_is_no_python(tmp_path):
+    program = tmp_path / "seven"
+    program.write_text("#!/bin/sh\necho 7\n")
+    program.chmod(0o755)
+    with pytest.raises(UserError, match="which ran, but is no Python"):
+        interpreter.find(str(program))
+
+
 def test_a_folder_of_an_environment_is_refused_with_its_interpreter(tmp_path):
     python = interpreters.environment(tmp_path / "environment")
     with pytest.raises(UserError, match=rf"did you mean {python}\?"):

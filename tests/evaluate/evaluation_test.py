@@ -122,7 +122,7 @@ def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
 def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer())
     python = "/opt/other/bin/python (Python 3.10.13)"
-    with pytest.raises(UserError, match=r'python = null, now it is "/opt/other.*--score-only'):
+    with pytest.raises(UserError, match=r'python = "", now it is "/opt/other.*--score-only'):
         run(tmp_path, sandbox, Writer(), python=python)
     run(tmp_path, sandbox, Writer(), python=python, rescore=True)
     assert f"| python | {python} |" in (tmp_path / "report.md").read_text()

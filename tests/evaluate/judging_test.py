@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 
 import pytest
 
@@ -247,16 +248,16 @@ def test_a_later_suite_is_run_only_if_those_before_it_pass(sandbox):
     ]
 
 
-def limited(benchmark):
+def limited(benchmark, python=""):
     """A sandbox with the benchmark's own limits."""
     limits = {key: value for key, value in dataclasses.asdict(benchmark.limits).items() if value}
-    return open_sandbox(dataclasses.replace(made.SANDBOX, **limits))
+    return open_sandbox(dataclasses.replace(made.SANDBOX, python=python, **limits))
 
 
-def failed(name, file, codes_of):
+def failed(name, file, codes_of, python=""):
     """The tasks whose programs fail, and the benchmark."""
     benchmark, found = benchmarks.load(name, file, made.CHOICE), {}
-    with limited(benchmark) as opened:
+    with limited(benchmark, python) as opened:
         judging.judge_all(opened, [(task, codes_of(task)) for task in benchmark.tasks], "head", found.__setitem__)
     failures = {benchmark.tasks[i].task_id for i, judged_ in found.items() if judged_.failed}
     return failures, benchmark
@@ -281,6 +282,16 @@ SLOW = {
 @pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in SLOW.items() for file in files])
 def test_published_solutions_pass_but_for_those_that_are_named(name, file):
     failures, benchmark = failed(name, made.real(file), lambda task: task.canonical)
+    assert failures <= benchmark.exceptions.keys()
+
+
+@pytest.mark.slow
+def test_published_solutions_of_bigcodebench_pass_with_its_libraries():
+    python = os.environ.get("ITERPREF_BIGCODEBENCH_PYTHON", "")
+    if not python:
+        pytest.skip("ITERPREF_BIGCODEBENCH_PYTHON names no interpreter with BigCodeBench's libraries")
+    file = made.real("bigcodebench_hard.json.gz")
+    failures, benchmark = failed("bigcodebench-hard", file, lambda task: task.prefix + task.canonical, python)
     assert failures <= benchmark.exceptions.keys()
 
 

@@ -19,6 +19,7 @@ from iterpref_jax.errors import UserError
 # What runs inside is written for it.
 OLDEST = (3, 10)
 ASK_S = 60.0
+NO_PYTHON = "which ran, but is no Python"
 WANTED = f"wanted CPython {OLDEST[0]}.{OLDEST[1]} or newer"
 
 
@@ -86,14 +87,19 @@ def find(named: str) -> Interpreter:
     if found["implementation"] != "cpython" or tuple(found["version"]) < OLDEST:
         version = ".".join(map(str, found["version"]))
         raise UserError(f"sandbox.python: {WANTED}, got {named}, which is {found['implementation']} {version}")
-    interpreter, home = _of(found), os.path.realpath(os.path.expanduser("~"))
+    interpreter = _of(found)
+    _check_home(interpreter)
+    return interpreter
+
+
+def _check_home(interpreter: Interpreter) -> None:
+    home = os.path.realpath(os.path.expanduser("~"))
     for folder in (interpreter.base, *interpreter.packages):
         if os.path.commonpath([folder, home]) == folder:
             raise UserError(
-                f"sandbox.python: programs read the folder {folder} of {named}, and your home {home} lies in it; "
+                f"sandbox.python: programs read the folder {folder} of {interpreter}, and your home {home} lies in it; "
                 "name an interpreter with a folder of its own"
             )
-    return interpreter
 
 
 def _of(found: Mapping[str, Any]) -> Interpreter:
@@ -119,11 +125,15 @@ def _asked(path: str) -> dict[str, Any]:
             timeout=ASK_S,
             check=True,
         )
-        return json.loads(said.stdout.strip().rpartition("\n")[2])
+        # Its own start may print something first.
+        found = json.loads(said.stdout.strip().rpartition("\n")[2])
+        if isinstance(found, dict):
+            return found
+        why = NO_PYTHON
     except subprocess.CalledProcessError as error:
         why = f"which ended with code {error.returncode}: {error.stderr.strip().rpartition(chr(10))[2][:200]}"
     except (OSError, subprocess.TimeoutExpired) as error:
         why = str(error)
     except ValueError:
-        why = "which ran, but is no Python"
+        why = NO_PYTHON
     raise UserError(f"sandbox.python: {WANTED}, got {path}: {why}")

@@ -13,6 +13,16 @@ from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, Suite, Task,
 
 COLUMNS = ("task_id", "complete_prompt", "instruct_prompt", "canonical_solution", "code_prompt", "test", "entry_point")
 SPLITS = ("complete", "instruct")
+# Found with the pinned libraries, in a sandbox: of the hard tasks all others pass.
+NETWORK, NLTK = "its tests fetch a file from the internet", "it needs data of NLTK, which are no package"
+EXCEPTIONS = {
+    "BigCodeBench/101": NETWORK,
+    "BigCodeBench/177": NLTK,
+    "BigCodeBench/590": NETWORK,
+    "BigCodeBench/655": NLTK,
+    "BigCodeBench/1006": NETWORK,
+    "BigCodeBench/1012": NETWORK,
+}
 
 
 def read(source: Source, choice: Choice) -> Benchmark:
@@ -33,6 +43,7 @@ def read(source: Source, choice: Choice) -> Benchmark:
         max_new_tokens=1280,
         clean="bigcodebench",
         limits=Limits(wall_s=240.0, cpu_s=240, memory_mb=30 * 1024),
+        exceptions={task.task_id: EXCEPTIONS[task.task_id] for task in tasks if task.task_id in EXCEPTIONS},
     )
 
 
