@@ -45,6 +45,8 @@ class Client:
         self._tasks: set[asyncio.Task[Answer]] = set()
         # A sync of the disk takes milliseconds, in which streams go on.
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
+        # Why an answer could not be kept; who had asked may be gone by then.
+        self._lost: UserError | None = None
 
     @property
     def model(self) -> str:
@@ -100,11 +102,13 @@ class Client:
         raise AssertionError("the count does not end")
 
     async def close(self) -> None:
-        """Cancels what runs and waits until all that came is in the journal."""
+        """Cancels what runs and waits until all that came is in the journal. Raises UserError if some cannot be kept."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._writer.shutdown()
+        if self._lost is not None:
+            raise self._lost
 
     def _start(self, paying: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
         task = asyncio.create_task(paying)
@@ -139,7 +143,7 @@ class Client:
             try:
                 outcome = await self._send(ask, lease, received)
                 answer = self._answer(ask, received)
-                if received.pieces or isinstance(outcome, Answer):
+                if received.pieces or received.usage or isinstance(outcome, Answer):
                     spent = Cost(calls=1, tokens=answer.prompt_tokens + answer.completion_tokens, usd=answer.cost)
             finally:
                 self._spending.settle(reserved, spent)
@@ -189,8 +193,16 @@ class Client:
     async def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
         # Once submitted it is written, also when this task is cancelled: `close` waits for it. Without the shield the
         # cancellation would take it out of the writer's queue.
-        writing = self._writer.submit(self._journal.put, kind, key, value)
+        writing = self._writer.submit(self._store, kind, key, value)
         await asyncio.shield(asyncio.wrap_future(writing))
+        if self._lost is not None:
+            raise self._lost
+
+    def _store(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        try:
+            self._journal.put(kind, key, value)
+        except UserError as error:
+            self._lost = error
 
     def _pause(self, number: int) -> float:
         settings = self._settings
@@ -211,6 +223,8 @@ class Client:
             return f"set the environment variable {name} (endpoint.api_key_env) to a key that may use this model"
         if failure.status == 404:
             return f"is {self._settings.model!r} (endpoint.model) served there, and do endpoint.base_urls end in /v1?"
+        if failure.status in (402, 429):
+            return "the account has nothing left; all answers so far are in the journal: pay and start the same command"
         return "mend config.endpoint or the prompt; all answers so far are in the journal"
 
 

@@ -150,6 +150,8 @@ def _hold(stack: contextlib.ExitStack, path: Path) -> None:
         raise UserError(
             f"{path}: {_holder(lock)} has this journal open; wait for it, stop it, or work in another folder"
         ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{path}: {error.filename} cannot be made, a file stands there; name another folder") from error
     except OSError as error:
         hint = "put it on a local disk" if error.errno in _NO_LOCKS else "choose a folder that this user may write to"
         raise UserError(f"{path}: cannot open the journal ({error.strerror}: {lock}); {hint}") from error

@@ -24,6 +24,7 @@ class Replica:
     lowered_at: float = 0.0
     # Failures in a row; from `break_after` on the circuit is open: one request at a time, after `not_before`.
     failures: int = 0
+    failing_since: float = 0.0
     answered: bool = False
     probing: bool = False
     down_since: float | None = None
@@ -106,12 +107,13 @@ class Pool:
             return False
         replica.failures += 1
         beyond = replica.failures - self._settings.break_after
+        if beyond == 0:
+            replica.failing_since = now
+            say(f"endpoint: {replica.url} fails ({failure.message}); it is tried again now and then")
         if beyond >= 0:
             replica.not_before = max(replica.not_before, now + pause(beyond))
-            if replica.down_since is None:
-                replica.down_since = now
-            if beyond == 0:
-                say(f"endpoint: {replica.url} fails ({failure.message}); it is tried again now and then")
+            # Who begins to answer and breaks off, every time, is down all the while.
+            replica.down_since = replica.down_since or replica.failing_since
         return well
 
     def _cool_down(self, replica: Replica, seconds: float) -> None:

@@ -69,8 +69,9 @@ class Received:
 
     def check_whole(self) -> None:
         """Raises Broken unless the model came to an end of its own or of `max_tokens`."""
-        if not self.finish_reason and not self.pieces:
-            raise Broken("empty", "the answer holds no choice")
+        if not self.pieces:
+            # An empty text is an answer, none at all is not: the model has said nothing.
+            raise Broken("empty", f"the answer holds no {'text' if self.finish_reason else 'choice'}")
         if not self.finish_reason:
             raise Broken("truncated", "the stream ended before the answer did")
 
@@ -84,9 +85,15 @@ class Received:
             raise Broken("truncated", f"a choice is no object: {str(choice)[:80]}")
         delta = choice.get("delta")
         content = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-        if isinstance(content, str):
-            self.pieces.append(content)
+        self.pieces.extend(_texts(content))
         self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
+
+
+def _texts(content: Any) -> list[str]:
+    """Returns the text of a piece; of one in parts, as some servers send it, the texts among them."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _counts(usage: Any) -> tuple[int, int] | None:
@@ -131,7 +138,11 @@ class Wire:
                 received.begun = True
                 kind = stream.response.headers.get("content-type", "none")
                 if not kind.startswith("text/event-stream"):
-                    raise Broken("content_type", f"wanted a stream of events (text/event-stream), got {kind[:80]}")
+                    raise Broken(
+                        "content_type",
+                        f"wanted a stream of events (text/event-stream), got {kind[:80]}; is this the address of an "
+                        "OpenAI-compatible API that can stream, without a portal before it?",
+                    )
                 async for chunk in stream:
                     alive()
                     received.add(chunk)

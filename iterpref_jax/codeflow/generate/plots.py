@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
+
+from iterpref_jax.codeflow import rows
 
 Report = dict[str, Any]
 MOST_ERRORS = 15
@@ -60,5 +63,7 @@ def _draw(path: Path, title: str, values: dict[str, float], unit: str) -> None:
     (axes.set_ylabel if upright else axes.set_xlabel)(unit)
     axes.margins(x=0.02 if upright else 0.12, y=0.12 if upright else 0.02)
     axes.set_title(title)
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
+    rows.write_bytes(path, drawn.getvalue())

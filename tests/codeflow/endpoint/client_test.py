@@ -1,6 +1,7 @@
 """The client against a real loopback server: what is sent, what comes back, what is paid and kept."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -134,6 +135,25 @@ def test_answers_that_wait_for_the_disk_are_kept_when_everything_is_cancelled(pa
         with_client(path, server.url, use)
     with open_journal(path) as journal:
         assert journal.counts() == {ANSWER: 6}
+
+
+def test_an_answer_that_the_disk_does_not_take_ends_all_with_its_reason_also_when_nobody_waits(path, monkeypatch):
+    began = threading.Event()
+
+    def full(journal, *value):
+        began.set()
+        time.sleep(0.1)
+        raise UserError("the disk is full")
+
+    async def use(client):
+        task = asyncio.create_task(client.ask(ask_of()))
+        while not began.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    monkeypatch.setattr(Journal, "put", full)
+    with serving(lambda request: say("x")) as server, pytest.raises(UserError, match="the disk is full"):
+        with_client(path, server.url, use)
 
 
 @pytest.mark.parametrize(

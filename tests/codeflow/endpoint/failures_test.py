@@ -242,6 +242,33 @@ def test_when_no_server_answers_for_long_the_run_ends_and_names_them_and_the_jou
         assert journal.counts()["answer"] == 2
 
 
+@pytest.mark.parametrize("reply", [cut(2), BAD["empty"]], ids=["breaks off", "empty"])
+def test_a_server_that_begins_every_answer_and_ends_none_is_given_up(path, reply):
+    with serving(lambda request: reply) as server:
+        found, _ = answers_of(path, server.url, *asks(200), give_up_s=0.4, backoff_max_s=0.02)
+    ended = [one for one in found if isinstance(one, UserError)]
+    assert f"not answered for 0.4 s: {server.url}" in str(ended[0])
+
+
+def test_an_answer_without_any_text_is_none_and_its_tokens_are_on_the_books(path):
+    nothing = {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "stop"}]}
+    counted = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 40}}
+    with serving(first_then_fine(stream(nothing, counted, "[DONE]"))) as server:
+        (answer,), counts = answers_of(path, server.url, ask_of())
+    assert (answer.text, counts["retries"]) == ("fine", {"empty": 1})
+    with open_journal(path) as journal:
+        ((_, waste),) = journal.items(WASTE)
+    assert (waste["reason"], waste["completion_tokens"]) == ("empty", 40)
+
+
+def test_an_answer_in_parts_is_the_text_among_them(path):
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "fi"}, {"type": "text", "text": "ne"}]
+    chunk = {"choices": [{"index": 0, "delta": {"content": parts}, "finish_reason": "stop"}]}
+    with serving(lambda request: stream(chunk, "[DONE]")) as server:
+        (answer,), _ = answers_of(path, server.url, ask_of())
+    assert answer.text == "fine"
+
+
 def test_a_server_without_stream_options_is_asked_without_them(path):
     def behave(request):
         return refuse(400, "unknown field stream_options") if "stream_options" in request.body else say("x", usage=None)

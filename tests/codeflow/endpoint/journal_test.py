@@ -176,5 +176,5 @@ def test_other_sqlite_files_and_other_forms_are_refused(path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot open the journal \("):
+    with pytest.raises(UserError, match="file cannot be made, a file stands there; name another folder"):
         open_journal(tmp_path / "file" / "journal.sqlite").__enter__()

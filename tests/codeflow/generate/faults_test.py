@@ -1,0 +1,86 @@
+"""`iterpref generate` when something fails under it: it ends soon and says why, and the next start loses nothing."""
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+
+from tests.codeflow.generate.run_test import command, contents, generate
+from tests.support import llm_server, scripted_model
+
+TASKS = "--config.generate.tasks=6"
+NO_TEXT = {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "stop"}]}
+GONE = {
+    "401": (llm_server.refuse(401, "bad key"), r"(401): {url}: bad key; set the environment variable OPENAI_API_KEY"),
+    "429": (llm_server.refuse(429, "later"), "has not answered for 1 s: {url} (429: later)"),
+    "html": (llm_server.stream(b"<html>", kind="text/html"), "got text/html"),
+    "null": (llm_server.stream(NO_TEXT, "[DONE]"), "the answer holds no text"),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    with llm_server.serving(scripted_model.behave) as server:
+        generate(server, out, TASKS)
+        return contents(out), len(server.requests)
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if os.getuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GONE)
+def test_a_server_that_is_gone_for_good_ends_the_run_and_the_next_start_pays_only_what_is_missing(
+    undisturbed, tmp_path, name
+):
+    whole, asked = undisturbed
+    reply, said = GONE[name]
+
+    def behave(request):
+        return scripted_model.behave(request) if len(server.requests) <= 9 else reply
+
+    with llm_server.serving(behave) as server:
+        ended = generate(server, tmp_path, TASKS, "--config.endpoint.give_up_s=1", status=1)
+        assert said.format(url=server.url) in ended
+        refused = len(server.requests) - 9
+        server.behave = scripted_model.behave
+        generate(server, tmp_path, TASKS)
+        assert len(server.requests) == refused + asked
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["200k", "600k"])
+def test_a_full_disk_is_said_in_one_line_and_with_room_the_next_start_goes_on(undisturbed, tmp_path, size):
+    whole, asked = undisturbed
+    out = tmp_path / "out"
+    with llm_server.serving(scripted_model.behave) as server, small_disk(out, size):
+        said = generate(server, out, TASKS, status=1)
+        assert "Traceback" not in said
+        assert said.splitlines()[-1].startswith("iterpref generate: error: ")
+        subprocess.run(["mount", "-o", "remount,size=20m", str(out)], check=True)
+        generate(server, out, TASKS)
+        # Those under way could not be kept.
+        assert len(server.requests) <= asked + 4
+        assert contents(out) == whole
+
+
+def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path):
+    with llm_server.serving(lambda request: llm_server.hang()) as server:
+        with subprocess.Popen(command(server, tmp_path, TASKS), stderr=subprocess.DEVNULL) as running:
+            while not server.requests:
+                assert running.poll() is None
+            said = generate(server, tmp_path, TASKS, status=1)
+            running.kill()
+    assert f"{tmp_path}/journal.sqlite: process {running.pid} on " in said
