@@ -102,7 +102,7 @@ class Client:
         raise AssertionError("the count does not end")
 
     async def close(self) -> None:
-        """Cancels what runs and waits until all that came is in the journal. Raises UserError if some cannot be kept."""
+        """Cancels what runs and waits until what came is in the journal; raises UserError if some cannot be kept."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

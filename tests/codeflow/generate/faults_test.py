@@ -77,10 +77,12 @@ def test_a_full_disk_is_said_in_one_line_and_with_room_the_next_start_goes_on(un
 
 
 def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path):
-    with llm_server.serving(lambda request: llm_server.hang()) as server:
-        with subprocess.Popen(command(server, tmp_path, TASKS), stderr=subprocess.DEVNULL) as running:
-            while not server.requests:
-                assert running.poll() is None
-            said = generate(server, tmp_path, TASKS, status=1)
-            running.kill()
+    with (
+        llm_server.serving(lambda request: llm_server.hang()) as server,
+        subprocess.Popen(command(server, tmp_path, TASKS), stderr=subprocess.DEVNULL) as running,
+    ):
+        while not server.requests:
+            assert running.poll() is None
+        said = generate(server, tmp_path, TASKS, status=1)
+        running.kill()
     assert f"{tmp_path}/journal.sqlite: process {running.pid} on " in said
