@@ -15,6 +15,7 @@ from iterpref_jax.codeflow.generate import report
 from iterpref_jax.codeflow.generate.run import JOURNAL, PAIRS, Run
 from iterpref_jax.codeflow.generate.settings import PairingSettings, RunSettings
 from iterpref_jax.codeflow.generate.verdicts import Judge
+from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
@@ -30,7 +31,11 @@ def main(argv: Sequence[str]) -> None:
         shard=chosen.shard,
     )
     folder, limits = Path(chosen.out), settings.read_section(config, "sandbox")
-    with open_journal(folder / JOURNAL) as journal, _judge(limits, chosen.ray) as (sandbox, limits):
+    with (
+        sigterm_interrupts(),
+        open_journal(folder / JOURNAL) as journal,
+        _judge(limits, chosen.ray) as (sandbox, limits),
+    ):
         run = Run(folder, asked, settings.read_section(config, "endpoint"), limits, journal, sandbox)
         made = run.go(chosen.tasks)
     say(f"{made['ends'].get('paired', 0)} trajectories, {made['pairs']} pairs: {folder / PAIRS}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from iterpref_jax.cli import options
 from iterpref_jax.codeflow.generate import report
 from iterpref_jax.codeflow.generate.merge import merge
+from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 
@@ -20,5 +21,6 @@ def main(argv: Sequence[str]) -> None:
     if overrides:
         raise UserError("merge reads no config")
     out = Path(chosen.out)
-    made = merge([Path(folder) for folder in chosen.folders], out)
+    with sigterm_interrupts():
+        made = merge([Path(folder) for folder in chosen.folders], out)
     say(f"{made['ends'].get('paired', 0)} trajectories, {made['pairs']} pairs, report: {out / report.PAGE}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import importlib.util
 import itertools
@@ -311,6 +312,18 @@ def test_the_banner_is_printed_once(capsys):
     with open_sandbox(SETTINGS) as sandbox:
         sandbox.run_all([script(ADD)] * 2)
     assert capsys.readouterr().err.count("UNSAFE") == 1
+
+
+def test_who_leaves_does_not_wait_for_programs_that_run_for_long():
+    began = time.monotonic()
+    roomy = dataclasses.replace(SETTINGS, wall_s=60.0)
+    with concurrent.futures.ThreadPoolExecutor(1) as other, open_sandbox(roomy) as sandbox:
+        running = other.submit(sandbox.run, script("import time\ntime.sleep(60)\n"), check_flaky=True)
+        time.sleep(0.3)
+        sandbox.stop()
+        verdict = running.result()
+    assert (verdict.status, verdict.message) == ("sandbox_error", "stopped before its end")
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

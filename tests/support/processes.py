@@ -78,6 +78,20 @@ class Processes:
             process.wait()
 
 
+def below(root: int) -> dict[int, str]:
+    """Returns {pid: title} of a process and all that it started, as far as that has not left it."""
+    parents, titles = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ").strip()
+    found, new = set(), {root}
+    while new:
+        found |= new
+        new = {pid for pid, parent in parents.items() if parent in new} - found
+    return {pid: titles[pid] for pid in found if pid in titles}
+
+
 def run_all(count: int, *words: str, cache: Path, logs: Path, **options) -> Processes:
     """Runs the processes of one command to their end, which must be good."""
     processes = Processes(count, *words, cache=cache, logs=logs, **options)

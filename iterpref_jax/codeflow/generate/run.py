@@ -13,10 +13,9 @@ import dataclasses
 import hashlib
 import json
 import random
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from iterpref_jax.codeflow import records, rows
 from iterpref_jax.codeflow.endpoint import (
@@ -40,6 +39,7 @@ from iterpref_jax.progress import progress, say, warn
 JOURNAL, FEATURES, OUTCOMES = "journal.sqlite", "features.json", "outcomes.jsonl"
 TRAJECTORIES, PAIRS = "trajectories.jsonl", "pairs.jsonl"
 OUTCOME = "outcome"
+Value = TypeVar("Value")
 # What of the settings changes no outcome: it may differ between two starts in one folder.
 _FREE = ("tasks", "judge_pairs", "prompts", "features")
 
@@ -71,24 +71,13 @@ class Run:
 
         Raises:
             BudgetSpent: after the files were written of what is finished.
-            KeyboardInterrupt: on Ctrl-C and SIGTERM; all that was paid is in the journal.
+            KeyboardInterrupt: on Ctrl-C; all that was paid is in the journal.
             UserError: bad input, a server that refuses, no server that answers.
         """
-        try:
-            return asyncio.run(self._run(tasks_file))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-
-    async def _run(self, tasks_file: str) -> report.Report:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with open_client(self._endpoint, self._journal) as client:
-            writer = Writer(client, self._prompts, self._settings.generate)
-            seeds = await self._seeds(tasks_file, writer)
-            await self._solve(seeds, writer)
-            self._write_outcomes(seeds)
-            kept, dropped = await self._pairs(seeds, writer)
+        # What writes files stays out of the event loop, in which Ctrl-C waits for the end of a turn.
+        seeds = self._asking(lambda writer: self._solved(tasks_file, writer))
+        self._write_outcomes(seeds)
+        kept, dropped = self._pairs(seeds)
         made = report.make(
             (outcome for _, outcome in self._outcomes(seeds)),
             kept,
@@ -100,6 +89,18 @@ class Run:
         if self._spent is not None:
             raise self._spent
         return made
+
+    def _asking(self, work: Callable[[Writer], Coroutine[Any, Any, Value]]) -> Value:
+        async def main() -> Value:
+            async with open_client(self._endpoint, self._journal) as client:
+                return await work(Writer(client, self._prompts, self._settings.generate))
+
+        return asyncio.run(main())
+
+    async def _solved(self, tasks_file: str, writer: Writer) -> list[tuple[int, tasks.Seed]]:
+        seeds = await self._seeds(tasks_file, writer)
+        await self._solve(seeds, writer)
+        return seeds
 
     async def _seeds(self, tasks_file: str, writer: Writer) -> list[tuple[int, tasks.Seed]]:
         """Returns the tasks of this shard with their numbers among all."""
@@ -144,7 +145,12 @@ class Run:
                 advance(1)
 
             # Requests wait for the sandbox and the sandbox for requests: each gets enough of both.
-            await lanes.each(left, work, self._endpoint.concurrency + 2 * self._limits.workers)
+            try:
+                await lanes.each(left, work, self._endpoint.concurrency + 2 * self._limits.workers)
+            except BaseException:
+                # Nobody waits for programs that run for long.
+                self._sandbox.stop()
+                raise
 
     async def _finish(self, number: int, seed: tasks.Seed, solver: Solver) -> None:
         key = self._key(number, seed)
@@ -158,14 +164,13 @@ class Run:
         else:
             self._journal.put(OUTCOME, key, dataclasses.asdict(outcome))
 
-    async def _pairs(
-        self, seeds: Sequence[tuple[int, tasks.Seed]], writer: Writer
-    ) -> tuple[list[records.Pair], collections.Counter[str]]:
+    def _pairs(self, seeds: Sequence[tuple[int, tasks.Seed]]) -> tuple[list[records.Pair], collections.Counter[str]]:
         settings, dropped = self._settings, collections.Counter[str]()
         found = judge.by_rules(self._trajectories(seeds), settings.pairing, dropped)
         if settings.generate.judge_pairs and found:
+            at_a_time = self._endpoint.concurrency
             with progress("judging pairs", len(found), "pairs") as advance:
-                found, spent = await judge.by_model(found, writer, self._endpoint.concurrency, dropped, advance)
+                found, spent = self._asking(lambda writer: judge.by_model(found, writer, at_a_time, dropped, advance))
             self._spent = self._spent or spent
         rows.write_rows(self._folder / PAIRS, map(dataclasses.asdict, found))
         return found, dropped

@@ -20,6 +20,8 @@ class Judge(Protocol):
 
     def run(self, program: Program, *, check_vacuous: bool, check_flaky: bool) -> Verdict: ...
 
+    def stop(self) -> None: ...
+
 
 class Verdicts:
     """Judges programs with tests from coroutines, as many at a time as `pool` has threads."""

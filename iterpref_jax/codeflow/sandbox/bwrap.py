@@ -15,9 +15,11 @@ import dataclasses
 import os
 import re
 import shutil
+import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from iterpref_jax.codeflow.sandbox import child, harness, request, rlimit, ruling, seccomp, unprivileged, view, zygote
 from iterpref_jax.codeflow.sandbox.cgroup import Group, open_group
@@ -66,8 +68,9 @@ class BwrapTier:
         # Folders do not move between two runs: what they are is asked once.
         self._namespaces, self._command = _bwrap(python, harness), _command(python, harness)
 
-    def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
-        run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
+    def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict:
+        limits: dict[str, Any] = dict(wall_s=self._wall_s, output_bytes=self._output_bytes, stop=stop)
+        run = request.run_of(program, self._limits, self._paths, **limits)
         try:
             with contextlib.ExitStack() as stack:
                 group = stack.enter_context(_grouped(self._memory)) if self._grouped else None

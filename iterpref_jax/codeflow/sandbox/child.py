@@ -11,6 +11,7 @@ import secrets
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +24,8 @@ TAIL_BYTES = 4096
 # Of all reports of one run: more than the outputs of its cases should take.
 REPORT_BYTES = 16 << 20
 KILL_ROUNDS = 20
+# How often a run looks whether it is to be stopped.
+LOOK_S = 0.1
 # Between the end of a program and that of the process that started it for us.
 LAST_WORDS_S = 2.0
 # A killed process is gone when its memory is given back.
@@ -31,7 +34,8 @@ GONE_S = 10.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a child ended: `by` is "done", "exit", "timeout", "output" or "tampered"; `events` are the decoded lines."""
+    """How a child ended: `by` is "done", "exit", "timeout", "output", "tampered" or "stopped"; `events` are the decoded
+    lines."""
 
     by: str
     events: tuple[tuple[str, ...], ...]
@@ -43,12 +47,14 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a process is sent, how long it has and how much it may print; `case_limits` are seconds per case."""
+    """What a process is sent, how long it has and how much it may print; `case_limits` are seconds per case, and once
+    `stop` is set it ends."""
 
     request: Sequence[str]
     wall_s: float
     output_bytes: int
     case_limits: Sequence[float]
+    stop: threading.Event | None
 
 
 class Pipes:
@@ -142,7 +148,7 @@ class Talk:
         self._stderr_tail = b""
         self._stdin, self._token = pipes.stdin, token.encode()
         self._left = memoryview(harness.encode([token, str(report), *run.request]))
-        self._room, self._buffer = run.output_bytes, bytearray()
+        self._room, self._buffer, self._stop = run.output_bytes, bytearray(), run.stop
         self._report_room, self._case_limits, self._case_end = REPORT_BYTES, iter(run.case_limits), math.inf
         self._take = {
             pipes.stdout.fileno(): self._stdout,
@@ -169,7 +175,9 @@ class Talk:
             for fd in self._take:
                 selector.register(fd, selectors.EVENT_READ)
             while (left := min(deadline, self._case_end) - time.monotonic()) > 0:
-                for key, _ in selector.select(left):
+                if self._stop is not None and self._stop.is_set():
+                    return "stopped"
+                for key, _ in selector.select(min(left, LOOK_S)):
                     ended = self._send(selector) if key.fd not in self._take else self._receive(selector, key.fd)
                     if ended:
                         return ended

@@ -85,7 +85,7 @@ class Cluster:
     def __init__(self, handles: Sequence[Any], tier: str, workers: int):
         self.workers = workers
         self._remotes = [_Remote(handle=handle) for handle in handles]
-        self._tier, self._choosing = tier, threading.Lock()
+        self._tier, self._choosing, self._stop = tier, threading.Lock(), threading.Event()
 
     def run(self, program: Program, *, check_vacuous: bool = False, check_flaky: bool = False) -> Verdict:
         """Judges one program; one whose actor dies is run again by another, or by this one after its restart.
@@ -107,9 +107,18 @@ class Cluster:
                 except ray.exceptions.RayError as error:
                     remote.rests_until = time.monotonic() + REST_S
                     lost = _first_line(error)
-            time.sleep(pause)
+            if self._stop.wait(pause):
+                return ruling.sandbox_error("stopped before its end", tier=self._tier, gaps=())
         warn(f"ray: a program was given up after {len(PAUSES_S) + 1} tries: {lost}")
         return ruling.sandbox_error(f"every sandbox that ran it was lost: {lost}", tier=self._tier, gaps=())
+
+    def stop(self) -> None:
+        """Ends all runs, those to come too, as sandbox errors, and the actors with them. Called from any thread."""
+        import ray
+
+        self._stop.set()
+        for remote in self._remotes:
+            ray.kill(remote.handle)
 
     @contextlib.contextmanager
     def _least_busy(self) -> Iterator[_Remote]:

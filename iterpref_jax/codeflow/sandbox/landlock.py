@@ -11,6 +11,8 @@ import io
 import os
 import platform
 import tempfile
+import threading
+from typing import Any
 
 from iterpref_jax.codeflow.sandbox import (
     child,
@@ -51,8 +53,9 @@ class LandlockTier:
         self._command = [*python.command(warden), python.file_of(zygote), python.file_of(harness)]
         self._ids = unprivileged.ids()
 
-    def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
-        run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
+    def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict:
+        limits: dict[str, Any] = dict(wall_s=self._wall_s, output_bytes=self._output_bytes, stop=stop)
+        run = request.run_of(program, self._limits, self._paths, **limits)
         folder = os.path.realpath(tempfile.mkdtemp(prefix="iterpref-run-"))
         try:
             ended = self._run(run, hash_seed, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,15 @@ def check(program: Program) -> None:
         raise UserError(f"a program of style {style!r} has {', '.join(wanted)}; see codeflow.sandbox.Program")
 
 
-def run_of(program: Program, limits: Sequence[str], paths: str, *, wall_s: float, output_bytes: int) -> Run:
+def run_of(
+    program: Program,
+    limits: Sequence[str],
+    paths: str,
+    *,
+    wall_s: float,
+    output_bytes: int,
+    stop: threading.Event | None,
+) -> Run:
     """Returns the run of `program` in a tier: cpu_s, memory, file_bytes and processes, and the packages' folders.
 
     Raises UserError for an input that has no form in JSON (`typed`).
@@ -54,6 +63,7 @@ def run_of(program: Program, limits: Sequence[str], paths: str, *, wall_s: float
         wall_s=wall_s,
         output_bytes=output_bytes,
         case_limits=_case_limits(program),
+        stop=stop,
     )
 
 

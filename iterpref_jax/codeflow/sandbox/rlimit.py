@@ -10,6 +10,8 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
+from typing import Any
 
 from iterpref_jax.codeflow.sandbox import child, harness, request, ruling
 from iterpref_jax.codeflow.sandbox.interpreter import Interpreter
@@ -43,8 +45,9 @@ class RlimitTier:
         # `-S` leaves these out; tests may need numpy.
         self._paths, self._command = os.pathsep.join(python.packages), python.command(harness)
 
-    def __call__(self, program: Program, *, hash_seed: int) -> Verdict:
-        run = request.run_of(program, self._limits, self._paths, wall_s=self._wall_s, output_bytes=self._output_bytes)
+    def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict:
+        limits: dict[str, Any] = dict(wall_s=self._wall_s, output_bytes=self._output_bytes, stop=stop)
+        run = request.run_of(program, self._limits, self._paths, **limits)
         folder = tempfile.mkdtemp(prefix="iterpref-run-")
         try:
             ended = child.run_child(self._command, run, env=environment(folder, hash_seed), cwd=folder)

@@ -36,6 +36,8 @@ def _outcomes(ended: Ended) -> tuple[CaseOutcome, ...]:
 
 
 def _not_said(ended: Ended, names: list[str], cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
+    if ended.by == "stopped":
+        return _cut(ended, "sandbox_error", "SandboxError", "stopped before its end", tier, gaps)
     if ended.by == "timeout" or _cpu_spent(ended, cpu_s):
         return _cut(ended, "timeout", "Timeout", "stopped at its time limit", tier, gaps)
     if ended.by == "output":

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -58,16 +59,21 @@ class SandboxSettings:
 
 
 class Tier(Protocol):
-    """What a tier provides: one run of one program, over and cleaned up when it returns; called from any thread."""
+    """What a tier provides: one run of one program, over and cleaned up when it returns; called from any thread. Once
+    `stop` is set, the run ends as a `sandbox_error`."""
 
-    def __call__(self, program: Program, *, hash_seed: int) -> Verdict: ...
+    def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict: ...
 
 
 class Sandbox:
     """Judges programs with one tier. Made by `open_sandbox`."""
 
     def __init__(self, tier: Tier, pool: concurrent.futures.Executor, python: Interpreter):
-        self._tier, self._pool, self._python = tier, pool, python
+        self._tier, self._pool, self._python, self._stop = tier, pool, python, threading.Event()
+
+    def stop(self) -> None:
+        """Ends all runs, those to come too, as sandbox errors; for who leaves early. Called from any thread."""
+        self._stop.set()
 
     def run(
         self, program: Program, *, check_vacuous: bool = False, check_flaky: bool = False, hash_seed: int = 0
@@ -132,14 +138,14 @@ class Sandbox:
             ) from None
 
     def _judge(self, program: Program, hash_seed: int) -> Verdict:
-        verdict = self._tier(program, hash_seed=hash_seed)
+        verdict = self._tier(program, hash_seed=hash_seed, stop=self._stop)
         if verdict.error_type == ruling.MISSING:
             wanted = "pytest" if self._python != interpreter.own() else "'iterpref_jax[sandbox]'"
             raise UserError(
                 f"program style {program.style!r}: {verdict.message}; {self._python.executable} -m pip install {wanted}"
             )
-        if verdict.status == "sandbox_error":
-            verdict = self._tier(program, hash_seed=hash_seed)
+        if verdict.status == "sandbox_error" and not self._stop.is_set():
+            verdict = self._tier(program, hash_seed=hash_seed, stop=self._stop)
         return cases.compared(program, verdict)
 
     def _repeated(self, program: Program, verdict: Verdict, hash_seed: int) -> Verdict:
@@ -184,7 +190,12 @@ def open_sandbox(settings: SandboxSettings) -> Iterator[Sandbox]:
         concurrent.futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="sandbox") as pool,
     ):
         say(f"sandbox: tier {name}" + (", warm" if lanes else "") + (f", {python}" if settings.python else ""))
-        yield Sandbox(make_tier(name, **limits, python=python, lanes=lanes), pool, python)
+        sandbox = Sandbox(make_tier(name, **limits, python=python, lanes=lanes), pool, python)
+        try:
+            yield sandbox
+        finally:
+            # Who is interrupted does not wait for programs that run for long.
+            sandbox.stop()
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import signal
 import subprocess
+import time
 
 import pytest
 
 from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
+from tests.support.processes import below
 
 TASKS = "--config.generate.tasks=6"
 NO_TEXT = {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "stop"}]}
@@ -86,3 +89,27 @@ def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path
         said = generate(server, tmp_path, TASKS, status=1)
         running.kill()
     assert f"{tmp_path}/journal.sqlite: process {running.pid} on " in said
+
+
+def endless(request):
+    """Its programs take as long as they may."""
+    number = scripted_model.number_of(request.text)
+    if request.text.startswith("Solve this task"):
+        return llm_server.say(f"```python\nimport time\ntime.sleep(60)\ndef add_{number}(a, b):\n    return a\n```")
+    return scripted_model.behave(request)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_at_once_while_programs_run_and_leaves_none_of_them(tmp_path, number):
+    words = (TASKS, "--config.sandbox.wall_s=60", "--config.sandbox.cpu_s=60")
+    with llm_server.serving(endless) as server:
+        running = subprocess.Popen(command(server, tmp_path, *words), stderr=subprocess.PIPE, text=True)
+        while len(ran := below(running.pid)) < 2:
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(number)
+        began = time.monotonic()
+        _, said = running.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert (running.returncode, said.splitlines()[-1]) == (130, "iterpref generate: interrupted")
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in ran)

@@ -15,6 +15,7 @@ from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, cluster
 from iterpref_jax.errors import UserError
 from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
+from tests.support.processes import below
 
 LIMITS = SandboxSettings(
     tier="rlimit",
@@ -37,20 +38,6 @@ def without(tmp_path_factory):
     with llm_server.serving(scripted_model.behave) as server:
         generate(server, out)
         return out, len(server.requests)
-
-
-def below(root):
-    """{pid: title} of all processes under `root`."""
-    parents, titles = {}, {}
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ").strip()
-    found, new = set(), {root}
-    while new:
-        found |= new
-        new = {pid for pid, parent in parents.items() if parent in new} - found
-    return {pid: titles[pid] for pid in found if pid in titles}
 
 
 @contextlib.contextmanager
