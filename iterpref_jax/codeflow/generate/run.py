@@ -137,7 +137,7 @@ class Run:
             concurrent.futures.ThreadPoolExecutor(self._limits.workers, thread_name_prefix="verdicts") as pool,
             progress("writing and debugging", len(seeds), "tasks", start=len(seeds) - len(left)) as advance,
         ):
-            verdicts = Verdicts(self._sandbox, self._journal, pool)
+            verdicts = Verdicts(self._sandbox, self._limits, self._journal, pool)
             solver = Solver(writer, verdicts, self._settings.generate, self._settings.samples)
 
             async def work(task: tuple[int, tasks.Seed]) -> None:

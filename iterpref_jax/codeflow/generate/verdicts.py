@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.codeflow.endpoint.journal import Journal
-from iterpref_jax.codeflow.sandbox import Program, Verdict
+from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, Verdict
 
 VERDICT = "verdict"
 
@@ -26,17 +26,18 @@ class Judge(Protocol):
 class Verdicts:
     """Judges programs with tests from coroutines, as many at a time as `pool` has threads."""
 
-    def __init__(self, sandbox: Judge, journal: Journal, pool: concurrent.futures.Executor):
+    def __init__(self, sandbox: Judge, limits: SandboxSettings, journal: Journal, pool: concurrent.futures.Executor):
         self._sandbox, self._journal, self._pool = sandbox, journal, pool
+        self._limits = limits.that_matter()
         self._running: dict[str, concurrent.futures.Future[Verdict]] = {}
 
     async def of(self, program: Program, *, check_flaky: bool = False) -> Verdict:
-        """Returns the verdict on a program, the journal's if it was run before.
+        """Returns the verdict on a program, the journal's if it was run before with the same limits.
 
         Tests that a stub passes too are `vacuous`; with `check_flaky`, a program that fails with another hash seed is
         `flaky`. A `sandbox_error` is not kept: it says nothing about the program, and the next start tries again.
         """
-        asked = {"program": dataclasses.asdict(program), "check_flaky": check_flaky}
+        asked = {"program": dataclasses.asdict(program), "check_flaky": check_flaky, "sandbox": self._limits}
         key = hashlib.sha256(canonical(asked).encode()).hexdigest()
         known = self._journal.get(VERDICT, key)
         if known is not None:

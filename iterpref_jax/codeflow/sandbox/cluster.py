@@ -164,6 +164,7 @@ def _connected(address: str) -> Any:
     except ImportError as error:
         raise UserError("--ray needs the package ray: pip install 'iterpref_jax[ray]'") from error
     own: dict[str, Any] = dict(object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False)
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own if address == LOCAL else {})
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -171,6 +172,9 @@ def _connected(address: str) -> Any:
             f"--ray={address}: no cluster there ({_first_line(error)}); wanted {LOCAL}, auto (the cluster of this "
             "machine, after `ray start`) or the address HOST:PORT of its head"
         ) from error
+    finally:
+        # Ray puts handlers of its own in its place: the one ends without a word, the other aborts.
+        signal.signal(signal.SIGTERM, before)
     return ray
 
 

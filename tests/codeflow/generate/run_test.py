@@ -2,10 +2,12 @@
 
 import collections
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -242,6 +244,42 @@ def test_features_grow_by_what_the_model_adds(tmp_path):
         generate(server, tmp_path, "--config.generate.evolve_rounds=2", "--config.generate.tasks=2")
         assert sum("Extend this part" in text for text in server.texts()) == 2
     assert json.loads((tmp_path / "features.json").read_text())["text"]["parsing"]["emoji"] == 5
+
+
+@pytest.mark.slow
+def test_other_settings_in_one_folder_ask_what_they_touch_and_give_what_a_new_folder_gives(undisturbed, tmp_path):
+    whole, _ = undisturbed
+    files = ("outcomes.jsonl", "trajectories.jsonl", "pairs.jsonl")
+    shutil.copytree(whole, tmp_path / "used")
+    edited = (Path(prompts.__file__).parent / "prompts" / "repair.txt").read_text() + "\nThink well.\n"
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "repair.txt").write_text(edited)
+    words = ("--config.generate.max_refinements=1", f"--config.generate.prompts={tmp_path / 'prompts'}")
+    with llm_server.serving(scripted_model.behave) as server:
+        generate(server, tmp_path / "used", *words)
+        assert server.requests
+        assert all("it failed" in request.text for request in server.requests)
+        generate(server, tmp_path / "new", *words)
+    for name in files:
+        assert (tmp_path / "used" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+        assert (tmp_path / "used" / name).read_bytes() != (whole / name).read_bytes()
+
+
+def test_verdicts_are_those_of_the_limits_that_they_were_made_with(tmp_path):
+    def late(request):
+        if request.text.startswith("Solve this task"):
+            number = scripted_model.number_of(request.text)
+            code = f"import time\ntime.sleep(1)\ndef add_{number}(a, b):\n    return a - b + {number}\n"
+            return llm_server.say(f"```python\n{code}```")
+        return scripted_model.behave(request)
+
+    found = []
+    with llm_server.serving(late) as server:
+        for seconds in (0.5, 10.0):
+            generate(server, tmp_path, "--config.generate.tasks=1", f"--config.sandbox.wall_s={seconds}")
+            (row,) = rows(tmp_path / "outcomes.jsonl")
+            found.append(row["steps"][0]["error_type"])
+    assert found == ["Timeout", "AssertionError"]
 
 
 def test_a_program_that_comes_again_gets_another_draw_of_its_repair(tmp_path):
