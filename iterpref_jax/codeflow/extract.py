@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import json
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal, NoReturn
 
 Choose = Literal["longest", "last"]
@@ -15,8 +15,9 @@ Choose = Literal["longest", "last"]
 PYTHON = ("python", "py", "python3", "py3")
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*")
 _STARTS = re.compile(r"(?:def|class|import|from|async def)\s+\w|@\w")
-# Prose behind bare code is cut off line by line, and JSON is looked for at so many brackets, at most.
-_MOST_CUTS, _MOST_BRACKETS = 40, 200
+# Prose behind bare code is cut off line by line, JSON looked for at so many brackets, and the end of a block at so many
+# fences, at most.
+_MOST_CUTS, _MOST_BRACKETS, _MOST_ENDS = 40, 200, 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,11 @@ def code_of(text: str, *, choose: Choose = "longest") -> Extracted:
     answer itself, or the part of it that parses. Of several blocks the longest or the last is chosen.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    found = [_chosen(blocks(text, nested=nested), choose) for nested in (False, True)]
-    # A fence inside a docstring ends a block, unless fences nest; what parses was read right.
-    block = next((block for block in found if block and parses(block.text)), found[0])
+    found = blocks(text)
+    block = _chosen(found, choose)
     if block is not None:
         return Extracted(code=_ended(block.text), how="fence" if block.closed else "unclosed fence")
-    if blocks(text):
+    if found:
         return Extracted(code="", how="no block holds Python")
     bare = _bare(text)
     return Extracted(code=_ended(bare), how="bare") if bare else Extracted(code="", how="no code")
@@ -71,14 +71,20 @@ def json_of(text: str) -> Any:
     raise ValueError("it holds no complete JSON object or array")
 
 
-def blocks(text: str, *, nested: bool = False) -> list[Block]:
-    """Returns the fenced blocks of an answer in order; with `nested`, a fence with a language opens one inside."""
+def blocks(text: str) -> list[Block]:
+    """Returns the fenced blocks of an answer in order; a fence inside a string of a program does not end its block."""
     found: list[Block] = []
-    lines = iter(text.split("\n"))
-    for line in lines:
-        opening = _FENCE.fullmatch(line)
+    lines = text.split("\n")
+    place = 0
+    while place < len(lines):
+        opening = _FENCE.fullmatch(lines[place])
+        place += 1
         if opening is not None:
-            found.append(_block(opening, lines, nested))
+            end = _end_of(opening, lines, place)
+            # A block in a list is indented as a whole.
+            kept = [line.removeprefix(opening[1]) for line in lines[place:end]]
+            found.append(Block(language=opening[3].lower(), text="\n".join(kept), closed=end < len(lines)))
+            place = end + 1
     return found
 
 
@@ -108,20 +114,24 @@ def parsed(code: str) -> ast.Module:
         raise ValueError("it is nested too deeply for Python's parser") from error
 
 
-def _block(opening: re.Match[str], lines: Iterator[str], nested: bool) -> Block:
-    """Reads the lines of a block up to its closing fence."""
-    indent, fence, language = opening.groups()
-    kept: list[str] = []
-    depth = 1
-    for line in lines:
-        other = _FENCE.fullmatch(line)
-        if other is not None and other[2][0] == fence[0] and len(other[2]) >= len(fence):
-            depth += (1 if nested else 0) if other[3] else -1
-            if not depth:
-                break
-        # A block in a list is indented as a whole.
-        kept.append(line.removeprefix(indent))
-    return Block(language=language.lower(), text="\n".join(kept), closed=not depth)
+def _end_of(opening: re.Match[str], lines: list[str], start: int) -> int:
+    """Returns the line of the fence that ends a block which begins at `start`, or the number of lines."""
+    fences = (number for number in range(start, len(lines)) if _ends(opening, lines[number]))
+    ends = list(itertools.islice(fences, _MOST_ENDS))
+    language = opening[3].lower()
+    if not language or language in PYTHON:
+        # The first that leaves a program; a string that holds a fence is open up to its end.
+        for end in ends:
+            if parses("\n".join(line.removeprefix(opening[1]) for line in lines[start:end])):
+                return end
+    own = [end for end in ends if len(lines[end]) - len(lines[end].lstrip()) <= len(opening[1])]
+    # In a program that is broken, or was cut off, an indented fence belongs to a docstring.
+    return next(iter(own or ([] if language in PYTHON else ends)), len(lines))
+
+
+def _ends(opening: re.Match[str], line: str) -> bool:
+    other = _FENCE.fullmatch(line)
+    return other is not None and other[2].startswith(opening[2]) and not other[3]
 
 
 def _chosen(found: list[Block], choose: Choose) -> Block | None:

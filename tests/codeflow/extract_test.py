@@ -60,6 +60,27 @@ def test_a_fence_in_a_docstring_does_not_end_the_program():
     assert code_of(f"```python\n{code}```").code == code
 
 
+@pytest.mark.parametrize(
+    "docstring",
+    [
+        "Doubles.\n\n    ```\n    f()\n    ```\n    ",
+        "Doubles.\n\n```\nf()\n```\n",
+        "```\n\n```\n\n```",
+        "```py\nf()\n```\n",
+    ],
+)
+def test_plain_fences_in_a_docstring_do_not_end_the_program(docstring):
+    code = f'def f():\n    """{docstring}"""\n    return 2\n'
+    for answer in (f"```python\n{code}```", f"So:\n```\n{code}```\nDone.\n```\nf()\n```"):
+        assert code_of(answer) == Extracted(code=code, how="fence")
+
+
+def test_of_a_broken_program_an_indented_fence_is_a_part():
+    code = 'def f(:\n    """Doubles.\n\n    ```\n    f()\n    ```\n    """\n    return 2\n'
+    assert code_of(f"```python\n{code}```\nDone.") == Extracted(code=code, how="fence")
+    assert code_of(f"```python\n{code}").how == "unclosed fence"
+
+
 def test_a_block_that_was_not_closed_before_the_next_does_not_swallow_it():
     assert len(blocks("```python\nx = 1\n```\n```python\ny = 2")) == 2
 

@@ -16,7 +16,15 @@ MAX_INSTRUCTION = 8000
 TASK = re.compile(r"<task>(.*?)(?:</task>|\Z)", re.DOTALL)
 _DEFINITION = re.compile(r"^(?:async def|def|class)\s+(\w+)", re.MULTILINE)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_ENDING = ("sys.exit", "os._exit", "os.abort", "unittest.main")
+_NOT_LOOKED_INTO = (*_DEFINITIONS, ast.Lambda, ast.Try, ast.With)
 SCORES = ("correctness", "completeness", "consistency")
+
+
+def check_whole(prompt: str, text: str) -> None:
+    """Raises ValueError for a task or a program that was cut at `max_tokens` before it came to its end."""
+    if not ("</task>" in text if prompt == "instruction" else extract.code_of(text).how == "fence"):
+        raise ValueError("it is cut off")
 
 
 def instruction(text: str) -> str:
@@ -40,8 +48,9 @@ def program(text: str) -> str:
     return found.code
 
 
-def test_writer(code: str, least: int) -> Callable[[str], str]:
-    """Returns the parser of an answer with tests for `code`: they parse, check enough, and define none of its names."""
+def test_writer(code: str, least: int, style: str) -> Callable[[str], str]:
+    """Returns the parser of an answer with tests of `style` for `code`: they parse, check enough, do not end the
+    process, and define none of its names."""
     taken = set(_DEFINITION.findall(code))
 
     def tests(text: str) -> str:
@@ -53,6 +62,8 @@ def test_writer(code: str, least: int) -> Callable[[str], str]:
         again = sorted(taken & {node.name for node in tree.body if isinstance(node, _DEFINITIONS)})
         if again:
             raise ValueError(f"the tests define {again[0]} again, which is the program's")
+        if ending := ending_line(tree, style):
+            raise ValueError(f"the tests end the process in line {ending}; leave that out")
         checks = count_checks(tree)
         if checks < least:
             raise ValueError(f"the tests hold {checks} checks; write at least {least}")
@@ -67,6 +78,24 @@ def count_checks(tree: ast.AST) -> int:
     names = [getattr(called, "id", None) or getattr(called, "attr", None) or "" for called in calls]
     asserts = sum(isinstance(node, ast.Assert) for node in ast.walk(tree))
     return asserts + sum(name.startswith("assert") or name == "raises" for name in names)
+
+
+def ending_line(tree: ast.Module, style: str) -> int:
+    """Returns the line outside of functions by which a test file ends the process that runs it, 0 without one.
+
+    What nobody can tell from a program that ends it would be blamed on the program.
+    """
+    left: list[ast.AST] = list(tree.body)
+    while left:
+        node = left.pop(0)
+        raised = node.exc if isinstance(node, ast.Raise) else None
+        called = node.func if isinstance(node, ast.Call) else None
+        if _dotted(called) in _ENDING or _dotted(getattr(raised, "func", raised)) == "SystemExit":
+            return node.lineno
+        # Whoever expects an end catches it; only scripts run under the name of the main module.
+        if not isinstance(node, _NOT_LOOKED_INTO) and (style == "script" or not _is_main(node)):
+            left += ast.iter_child_nodes(node)
+    return 0
 
 
 def interface(code: str) -> str:
@@ -138,6 +167,19 @@ def _outline(node: ast.stmt) -> ast.stmt | None:
             node.value = ast.Constant(...)
         return node
     return None
+
+
+def _is_main(node: ast.AST) -> bool:
+    """Whether it is `if __name__ == "__main__":`."""
+    test = node.test if isinstance(node, ast.If) else None
+    return isinstance(test, ast.Compare) and "__name__" in map(_dotted, (test.left, *test.comparators))
+
+
+def _dotted(node: ast.AST | None) -> str:
+    """Returns "name" or "name.attribute", "" of anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}" if isinstance(node.value, ast.Name) else ""
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_private(node: ast.stmt) -> bool:

@@ -18,7 +18,7 @@ from iterpref_jax.errors import UserError
 
 Tree = dict[str, Any]
 Path_ = tuple[str, ...]
-MAX_NAME = 80
+MAX_NAME, MAX_DEPTH = 80, 16
 # What one question to a model shows of the tree.
 SHOWN_BRANCHES, SHOWN_LEAVES = 2, 6
 
@@ -48,16 +48,18 @@ def load(path: str) -> Tree:
         raise UserError(f"{error}; a tree is an object of objects, a leaf a number above 0") from error
 
 
-def check(content: Any, place: str) -> Tree:
-    """Returns `content` if it is a tree; raises ValueError that says where it is none."""
+def check(content: Any, place: str, depth: int = MAX_DEPTH) -> Tree:
+    """Returns `content` if it is a tree of at most `depth` levels; raises ValueError that says where it is none."""
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{place}: wanted an object with features, got {json.dumps(content)[:60]}")
+    if not depth:
+        raise ValueError(f"{place[:200]}: a tree has at most {MAX_DEPTH} levels")
     for name, below in content.items():
         where = f"{place}: {name}"
         if not name.strip() or len(name) > MAX_NAME or "\n" in name:
             raise ValueError(f"{where}: a name is one line of 1 to {MAX_NAME} characters")
         if isinstance(below, bool) or not isinstance(below, int | float):
-            check(below, where)
+            check(below, where, depth - 1)
         elif not 0 < below < math.inf:
             raise ValueError(f"{where}: a frequency must be a number above 0, got {below}")
     return content

@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from iterpref_jax.codeflow import rows
-from iterpref_jax.codeflow.generate import features
+from iterpref_jax.codeflow import extract, rows
+from iterpref_jax.codeflow.generate import answers, features
 from iterpref_jax.codeflow.generate.settings import STYLES, GenerateSettings
 from iterpref_jax.errors import UserError, did_you_mean
 
@@ -54,6 +54,7 @@ def from_file(path: rows.PathLike, style: str) -> Iterator[Seed]:
         if texts["style"] not in STYLES:
             hint = did_you_mean(texts["style"], STYLES)
             raise UserError(f"{place}: the style {texts['style']!r} is not one of {', '.join(STYLES)}{hint}")
+        _check_tests(texts["test_code"], texts["style"], place)
         if texts["task_id"] in seen:
             raise UserError(f"{place}: the task_id {texts['task_id']!r} also stands at {seen[texts['task_id']]}")
         seen[texts["task_id"]] = place
@@ -61,6 +62,19 @@ def from_file(path: rows.PathLike, style: str) -> Iterator[Seed]:
         if "task" in meta and not rows.take(meta, "task", str, f"{place}: meta"):
             raise UserError(f"{place}: the field 'task' of 'meta' is empty; name the task or leave it out")
         yield Seed(**texts, features=(), meta=meta)
+
+
+def _check_tests(code: str, style: str, place: str) -> None:
+    try:
+        ending = answers.ending_line(extract.parsed(code), style)
+    except ValueError as error:
+        raise UserError(f"{place}: the field 'test_code' is no Python: {error}") from error
+    if ending:
+        line = code.splitlines()[ending - 1].strip()[:60]
+        raise UserError(
+            f"{place}: the field 'test_code' ends the process in its line {ending} ({line}), which no program passes; "
+            "leave that out" + ("" if style != "script" else ", or name the style: unittest, pytest")
+        )
 
 
 def from_features(tree: features.Tree, settings: GenerateSettings) -> Iterator[Seed]:

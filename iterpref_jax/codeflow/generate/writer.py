@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from iterpref_jax.codeflow.endpoint import Client, Sampling
+from iterpref_jax.codeflow.endpoint import Answer, Client, Sampling
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.codeflow.generate import answers, features
 from iterpref_jax.codeflow.generate.prompts import Prompt
 from iterpref_jax.codeflow.generate.settings import STYLES, GenerateSettings
 
 Value = TypeVar("Value")
+_OPEN_ENDED = ("instruction", "solution", "tests", "repair")
 
 
 class Writer:
@@ -38,7 +39,7 @@ class Writer:
         least = self._settings.min_checks
         values = {"instruction": instruction, "interface": answers.interface(code)}
         values |= {"style": STYLES[style], "checks": str(least)}
-        return await self._ask("tests", answers.test_writer(code, least), values)
+        return await self._ask("tests", answers.test_writer(code, least, style), values)
 
     async def repair(self, instruction: str, code: str, feedback: str, tests: str, sample: int = 0) -> str:
         values = {"instruction": instruction, "code": code, "feedback": feedback, "tests": tests}
@@ -68,7 +69,15 @@ class Writer:
     ) -> Value:
         prompt = self._prompts[name]
         ask = prompt.ask(values, sampling or self._creative, sample)
-        return await self._client.ask_json(ask, lambda answer: parse(prompt.whole(answer)))
+
+        def read(answer: Answer) -> Value:
+            text = prompt.whole(answer)
+            # JSON says by itself whether it is whole.
+            if answer.finish_reason == "length" and name in _OPEN_ENDED:
+                answers.check_whole(name, text)
+            return parse(text)
+
+        return await self._client.ask_json(ask, read)
 
     def _sampling(self, temperature: float, top_p: float) -> Sampling:
         settings = self._settings

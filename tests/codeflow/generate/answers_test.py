@@ -38,7 +38,7 @@ def test_the_interface_of_a_broken_program_is_the_lines_that_begin_definitions()
 
 
 def test_tests_must_parse_check_enough_and_leave_the_programs_names_alone():
-    parse = answers.test_writer("def f(x):\n    return x\n", 2)
+    parse = answers.test_writer("def f(x):\n    return x\n", 2, "script")
     assert parse("```python\nassert f(1) == 1\nassert f(2) == 2\n```") == "assert f(1) == 1\nassert f(2) == 2\n"
     with pytest.raises(ValueError, match="hold 1 checks; write at least 2"):
         parse("```python\nassert f(1) == 1\n```")
@@ -92,8 +92,47 @@ def test_fields_without_a_value_stand_in_the_interface_because_a_constructor_tak
 def test_programs_too_deep_for_the_parser_are_wrong_answers_and_no_fault_of_ours(code):
     assert answers.interface("def g():\n    pass\n" + code).startswith("def g():")
     with pytest.raises(ValueError, match=r"no Python: it is nested too deeply|hold 0 checks"):
-        answers.test_writer("def g():\n    pass\n", 1)(f"```python\n{code}\n```")
+        answers.test_writer("def g():\n    pass\n", 1, "script")(f"```python\n{code}\n```")
 
 
 def test_an_interface_can_be_sent_whatever_a_docstring_holds():
     assert answers.interface("def f():\n    '\\ud800'\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("style", "tests", "line"),
+    [
+        ("script", "assert f(1)\nsys.exit(0)\n", 2),
+        ("script", "assert f(1)\nif __name__ == '__main__':\n    sys.exit(main())\n", 3),
+        ("script", "for n in range(3):\n    assert f(n)\nraise SystemExit(0)\n", 3),
+        ("unittest", "class T(unittest.TestCase):\n    pass\nunittest.main()\n", 3),
+        ("pytest", "def test_f():\n    pass\nos._exit(0)\n", 3),
+        ("unittest", "class T(unittest.TestCase):\n    pass\nif __name__ == '__main__':\n    unittest.main()\n", 0),
+        ("script", "def main():\n    sys.exit(0)\nassert f(1)\n", 0),
+        ("pytest", "with pytest.raises(SystemExit):\n    sys.exit(1)\n", 0),
+        ("script", "try:\n    f()\n    raise SystemExit\nexcept SystemExit:\n    pass\n", 0),
+    ],
+)
+def test_tests_that_end_the_process_are_told_by_the_line(style, tests, line):
+    assert answers.ending_line(ast.parse(tests), style) == line
+    if line:
+        with pytest.raises(ValueError, match=f"end the process in line {line}"):
+            answers.test_writer("def f(x):\n    return x\n", 1, style)(f"```python\n{tests}```")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "whole"),
+    [
+        ("solution", "```python\nx = 1\n```\nIt does", True),
+        ("solution", "```python\nx = 1\n", False),
+        ("solution", "x = 1\ny = 2", False),
+        ("instruction", "<task>Add numbers.</task> It", True),
+        ("instruction", "<task>Add numbers and", False),
+    ],
+)
+def test_what_was_cut_at_max_tokens_counts_if_it_had_come_to_its_end(prompt, text, whole):
+    if whole:
+        answers.check_whole(prompt, text)
+    else:
+        with pytest.raises(ValueError, match="cut off"):
+            answers.check_whole(prompt, text)

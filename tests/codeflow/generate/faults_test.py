@@ -1,6 +1,7 @@
 """`iterpref generate` when something fails under it: it ends soon and says why, and the next start loses nothing."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,40 @@ def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path
         said = generate(server, tmp_path, TASKS, status=1)
         running.kill()
     assert f"{tmp_path}/journal.sqlite: process {running.pid} on " in said
+
+
+def test_a_program_that_was_cut_is_asked_again_even_if_it_parses(tmp_path):
+    def cutting(request):
+        if request.text.startswith("Solve this task"):
+            number = scripted_model.number_of(request.text)
+            return llm_server.say(f"```python\ndef add_{number}(a, b):\n    return a\n", finish_reason="length")
+        if "could not be read" in request.text:
+            assert "it is cut off (it was cut at max_tokens)" in request.text
+            task = " ".join(message["content"] for message in request.body["messages"])
+            return llm_server.say(scripted_model.program(scripted_model.number_of(task), ""))
+        return scripted_model.behave(request)
+
+    with llm_server.serving(cutting) as server:
+        generate(server, tmp_path, TASKS)
+        assert sum("could not be read" in text for text in server.texts()) == 6
+    assert '"end": "passed_first"' in (tmp_path / "outcomes.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ("assert add_3(1, 1 == 5", "line 1: the field 'test_code' is no Python: '(' was never closed"),
+        (
+            "assert add_3(1, 1) == 5\nsys.exit(0)",
+            "ends the process in its line 2 (sys.exit(0)), which no program passes",
+        ),
+    ],
+)
+def test_tests_of_a_tasks_file_that_no_program_can_pass_are_refused_before_anything_is_asked(tmp_path, tests, said):
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"task_id": "a", "instruction": "Add.", "test_code": tests}))
+    with llm_server.serving(scripted_model.behave) as server:
+        assert said in generate(server, tmp_path / "out", f"--tasks={tmp_path / 'tasks.jsonl'}", status=1)
+        assert not server.requests
 
 
 def endless(request):

@@ -72,3 +72,13 @@ def test_a_file_that_is_no_tree_is_refused_with_the_place(tmp_path, content, mes
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         features.load(str(path))
+
+
+def test_a_tree_of_any_depth_is_taken_or_refused_and_never_a_crash():
+    def nested(depth):
+        return {"a": nested(depth - 1)} if depth else 1
+
+    assert features.check(nested(features.MAX_DEPTH), "tree")
+    for depth in (features.MAX_DEPTH + 1, 900):
+        with pytest.raises(ValueError, match="at most 16 levels"):
+            features.check(nested(depth), "tree")
