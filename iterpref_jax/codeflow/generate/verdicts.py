@@ -34,8 +34,9 @@ class Verdicts:
     async def of(self, program: Program, *, check_flaky: bool = False) -> Verdict:
         """Returns the verdict on a program, the journal's if it was run before with the same limits.
 
-        Tests that a stub passes too are `vacuous`; with `check_flaky`, a program that fails with another hash seed is
-        `flaky`. A `sandbox_error` is not kept: it says nothing about the program, and the next start tries again.
+        Tests that a stub passes too are `vacuous`; with `check_flaky`, which is for a program that passed and so was
+        compared with its stub already, one that fails with another hash seed is `flaky`. A `sandbox_error` is not kept:
+        it says nothing about the program, and the next start tries again.
         """
         asked = {"program": dataclasses.asdict(program), "check_flaky": check_flaky, "sandbox": self._limits}
         key = hashlib.sha256(canonical(asked).encode()).hexdigest()
@@ -51,7 +52,7 @@ class Verdicts:
             self._running.pop(key, None)
 
     def _judge(self, program: Program, check_flaky: bool, key: str) -> Verdict:
-        verdict = self._sandbox.run(program, check_vacuous=True, check_flaky=check_flaky)
+        verdict = self._sandbox.run(program, check_vacuous=not check_flaky, check_flaky=check_flaky)
         if verdict.status != "sandbox_error":
             self._journal.put(VERDICT, key, dataclasses.asdict(verdict))
         return verdict
