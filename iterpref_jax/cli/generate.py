@@ -12,6 +12,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import options
 from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.generate import report
+from iterpref_jax.codeflow.generate.outcome import OPEN
 from iterpref_jax.codeflow.generate.run import JOURNAL, PAIRS, Run
 from iterpref_jax.codeflow.generate.settings import PairingSettings, RunSettings
 from iterpref_jax.codeflow.generate.verdicts import Judge
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
         run = Run(folder, asked, settings.read_section(config, "endpoint"), limits, journal, sandbox)
         made = run.go(chosen.tasks)
     say(f"{made['ends'].get('paired', 0)} trajectories, {made['pairs']} pairs: {folder / PAIRS}")
+    if left := sum(made["ends"].get(end, 0) for end in OPEN):
+        say(f"{left} tasks failed for the endpoint's or the sandbox's sake: the same command tries them again")
     say(f"how tasks ended, pass rates, calls, cost: {folder / report.PAGE}")
 
 

@@ -80,6 +80,17 @@ def test_a_full_disk_is_said_in_one_line_and_with_room_the_next_start_goes_on(un
         assert contents(out) == whole
 
 
+def test_tasks_that_the_endpoint_failed_are_said_and_tried_again(tmp_path):
+    def failing(request):
+        return llm_server.refuse(500) if "Write the tests" in request.text else scripted_model.behave(request)
+
+    with llm_server.serving(failing) as server:
+        words = (TASKS, "--config.endpoint.tries=2", "--config.endpoint.break_after=100")
+        assert "6 tasks failed for the endpoint's or the sandbox's sake" in generate(server, tmp_path, *words)
+        server.behave = scripted_model.behave
+        assert "sake" not in generate(server, tmp_path, *words)
+
+
 def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path):
     with (
         llm_server.serving(lambda request: llm_server.hang()) as server,

@@ -1,9 +1,13 @@
 """What may be put together, and what may not; that shards give what one run gives is in run_test."""
 
 import json
+import os
+import signal
 
 import pytest
 
+from iterpref_jax.__main__ import main
+from iterpref_jax.cli import merge as command
 from iterpref_jax.codeflow.generate.merge import merge
 from iterpref_jax.errors import UserError
 
@@ -43,3 +47,9 @@ def test_a_report_of_another_form_is_named(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(UserError, match="no report of this version"):
         merge([tmp_path], tmp_path / "all")
+
+
+def test_sigterm_ends_a_merge_as_ctrl_c_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "merge", lambda folders, out: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["merge", str(tmp_path), f"--out={tmp_path / 'all'}"]) == 130
+    assert "interrupted" in capsys.readouterr().err
