@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import contextlib
 import json
 import re
@@ -85,12 +86,12 @@ def ending_line(tree: ast.Module, style: str) -> int:
 
     What nobody can tell from a program that ends it would be blamed on the program.
     """
-    left: list[ast.AST] = list(tree.body)
+    left = collections.deque[ast.AST](tree.body)
     while left:
-        node = left.pop(0)
-        raised = node.exc if isinstance(node, ast.Raise) else None
-        called = node.func if isinstance(node, ast.Call) else None
-        if _dotted(called) in _ENDING or _dotted(getattr(raised, "func", raised)) == "SystemExit":
+        node = left.popleft()
+        if isinstance(node, ast.Call) and _dotted(node.func) in _ENDING:
+            return node.lineno
+        if isinstance(node, ast.Raise) and _dotted(getattr(node.exc, "func", node.exc)) == "SystemExit":
             return node.lineno
         # Whoever expects an end catches it; only scripts run under the name of the main module.
         if not isinstance(node, _NOT_LOOKED_INTO) and (style == "script" or not _is_main(node)):
