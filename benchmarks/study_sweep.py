@@ -2,7 +2,7 @@
 
 Options: folder (of `study.py`), seeds, full.
 
-Reduced: LoRA, one pass over 80 short pairs in ten updates; full: every parameter, three epochs over all pairs.
+Reduced: LoRA, ten updates of eight short pairs; full: every parameter, three epochs over all pairs.
 Every variant makes the same updates of as many pairs; `sft` reads their right sides alone.
 """
 
