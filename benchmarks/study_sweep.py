@@ -16,7 +16,7 @@ RECIPES = ("sft", "dpo", "rpo", "target_dpo", "target_rpo", "symmetric_rpo")
 # K+ is some 60 tokens and K- some 20, so beta is larger where their means are compared.
 NORMED = ("objective.link.name=sigmoid_norm", "objective.link.beta=3.0")
 COMMON = (
-    "build.text.template=raw", "build.text.fence=none", "build.eval_fraction=0.25", "build.focus.empty=keep",
+    "build.text.template=raw", "build.text.fence=none", "build.eval_fraction=0.25", "build.focus.empty=drop",
     "model.compute.remat=none", "rows.tokens=1024", "train.eval_every=0", "train.checkpoint_every=0",
     "train.keep_checkpoints=1", "optimizer.warmup=0.0",
 )  # fmt: skip
