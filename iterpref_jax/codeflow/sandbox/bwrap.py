@@ -84,13 +84,6 @@ class BwrapTier:
         return ruling.verdict_of(ended, cpu_s=self._cpu_s, tier=self.name, gaps=self.gaps)
 
     def _run_warm(self, run: Run, hash_seed: int, group: Group | None) -> Ended:
-        try:
-            return self._run_in_lane(run, hash_seed, group)
-        except OSError:
-            # A lane may die while it waits, for want of memory say, and no look at it before is late enough.
-            return self._run_in_lane(run, hash_seed, group)
-
-    def _run_in_lane(self, run: Run, hash_seed: int, group: Group | None) -> Ended:
         assert self._lanes is not None
         with self._lanes.lane(hash_seed) as lane, group.entrances() if group else contextlib.nullcontext(()) as fds:
             ids = next(self._ids) if _is_root() else (os.getuid(), os.getgid())
