@@ -43,7 +43,8 @@ def test_the_best_is_the_most_or_the_least_and_of_equals_the_first():
 
 
 def test_a_metric_that_evaluation_does_not_give_is_refused_with_those_that_it_gives():
-    with pytest.raises(UserError, match=r"no 'focus/accuracy'; it gives focus/accuracies, loss"):
+    told = r"no 'focus/accuracy'; did you mean 'focus/accuracies'\?; it gives focus/accuracies, loss"
+    with pytest.raises(UserError, match=told):
         Best("focus/accuracy", True).score({"loss": 1.0, "focus/accuracies": 0.5})
 
 
