@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.cli import hosts, options
 from iterpref_jax.doctor.examination import Examination, Subject
 from iterpref_jax.doctor.finding import Finding, content, fail, has_failed, joined, table
@@ -20,7 +21,6 @@ from iterpref_jax.parallel import distributed
 from iterpref_jax.parallel.liveness import together
 from iterpref_jax.progress import say
 from iterpref_jax.train import compile_cache
-from iterpref_jax.train.atomic import replace_text
 
 # What stands where a config names no dataset and no model, such as configs/base.py.
 _NO_DATASET = "(none)"

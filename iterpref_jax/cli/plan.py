@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from iterpref_jax import settings
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.cli import options
 from iterpref_jax.data.schema import Dataset, open_dataset
 from iterpref_jax.errors import UserError
@@ -24,7 +25,6 @@ from iterpref_jax.plan.search import search
 from iterpref_jax.plan.settings import PlanSettings
 from iterpref_jax.plan.workload import Workload, dataset_workload, made_workload
 from iterpref_jax.progress import say
-from iterpref_jax.train.atomic import replace_text
 
 NO_DATASET = "(made pairs)"
 DOES_NOT_FIT = 3

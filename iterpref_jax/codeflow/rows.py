@@ -70,23 +70,6 @@ def write_rows(path: PathLike, rows: Iterable[Row]) -> int:
     return count
 
 
-def write_text(path: PathLike, text: str) -> None:
-    """Writes a small file in UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: PathLike, data: bytes) -> None:
-    """Writes a small file, whole or not at all."""
-    target = epath.Path(path)
-    part = target.parent / f".{target.name}.{os.getpid()}.part"
-    try:
-        part.write_bytes(data)
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def stem(path: PathLike) -> str:
     """Returns the file's name without `.gz` and without its format's suffix.
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from etils import epath
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow.rows import write_rows
 from iterpref_jax.evaluate.held_out import Scored, rows, summary
-from iterpref_jax.train.atomic import replace_text
 
 JSON_FILE, TABLE_FILE, PAIRS_FILE = "heldout.json", "heldout.md", "pairs.jsonl"
 SHOWN = ("rewards/accuracies", "target/accuracies", "focus/accuracies", "rewards/margins", "focus/margins")

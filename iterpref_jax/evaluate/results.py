@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import error_table, scores
 from iterpref_jax.evaluate.evaluation import EvaluateSettings, verdicts_by_task
 from iterpref_jax.evaluate.judging import Outcome
 from iterpref_jax.evaluate.samples import Verdict
 from iterpref_jax.evaluate.tasks import Benchmark
-from iterpref_jax.train.atomic import replace_text
 
 FILE = "results.json"
 FORMAT = 1

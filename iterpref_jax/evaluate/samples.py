@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import rows
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
-from iterpref_jax.train.atomic import replace_text
 
 SAMPLES, VERDICTS, REFERENCES, SETTINGS = "samples.jsonl", "verdicts.jsonl", "references.jsonl", "settings.json"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,

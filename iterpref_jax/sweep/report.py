@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from iterpref_jax.train.atomic import replace_text
+from iterpref_jax.atomic import replace_text
 
 RESULTS_FILE, TABLE_FILE = "results.json", "table.md"
 # What the table and the pictures show of held-out pairs; figures of extra commands come behind.

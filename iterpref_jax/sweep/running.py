@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import Advance, progress, say, warn
 from iterpref_jax.sweep.planning import HELDOUT, TRAIN, Job, Step
-from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.metrics import read_metrics
 from iterpref_jax.train.signals import stop_requested
 

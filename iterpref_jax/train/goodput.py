@@ -19,8 +19,8 @@ from typing import Any
 
 from etils import epath
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
-from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.tally import PARTS, Tally
 
 FILE = "goodput.jsonl"

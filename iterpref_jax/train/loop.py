@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.packing import training_plan
 from iterpref_jax.data.pipeline import StepSource, iterate
@@ -22,7 +23,6 @@ from iterpref_jax.models.transformer import Params
 from iterpref_jax.parallel import distributed
 from iterpref_jax.progress import Advance, progress, say
 from iterpref_jax.train import alike
-from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.flight import Clock, Flight, Update

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from etils import epath
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.objectives.preference import used_terms
 from iterpref_jax.parallel.topology import chip_of
-from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.board import Board
 from iterpref_jax.train.flops import model_flops, seen
 

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.data import tfrecord
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, RowSettings, Weighting
@@ -28,7 +29,6 @@ from iterpref_jax.data.pipeline import PipelineSettings, StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.parallel import distributed
 from iterpref_jax.progress import progress, say
-from iterpref_jax.train.atomic import replace_text
 from iterpref_jax.train.flight import Flight
 from iterpref_jax.train.signals import Stop
 

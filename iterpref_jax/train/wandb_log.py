@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say, warn
-from iterpref_jax.train.atomic import replace_text
 
 ID_FILE = "wandb.json"
 # What is still to be sent at the end may take so long: after SIGTERM there is not much more time.

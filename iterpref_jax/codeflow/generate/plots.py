@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from iterpref_jax.codeflow import rows
+from iterpref_jax.atomic import replace_bytes
 
 Report = dict[str, Any]
 MOST_ERRORS = 15
@@ -66,4 +66,4 @@ def _draw(path: Path, title: str, values: dict[str, float], unit: str) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
-    rows.write_bytes(path, drawn.getvalue())
+    replace_bytes(path, drawn.getvalue())

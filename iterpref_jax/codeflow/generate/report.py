@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from iterpref_jax.codeflow import filters, focus, records, rows
+from iterpref_jax.atomic import replace_text
+from iterpref_jax.codeflow import filters, focus, records
 from iterpref_jax.codeflow.endpoint import ANSWER, WASTE, Journal
 from iterpref_jax.codeflow.generate import plots
 from iterpref_jax.codeflow.generate.judge import JUDGED
@@ -95,9 +96,9 @@ def write(folder: Path, report: Report) -> None:
     """Writes `report.json`, `report.md` and the plots that it shows."""
     # Through JSON, so that a report just made looks like one read back.
     report = json.loads(json.dumps(report))
-    rows.write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    replace_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
     drawn = plots.draw(folder, report)
-    rows.write_text(folder / PAGE, as_markdown(report, drawn))
+    replace_text(folder / PAGE, as_markdown(report, drawn))
 
 
 def total_spent(report: Report) -> dict[str, float]:

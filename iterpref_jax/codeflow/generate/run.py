@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import records, rows
 from iterpref_jax.codeflow.endpoint import (
     AskFailed,
@@ -109,7 +110,7 @@ class Run:
             found = tasks.from_file(tasks_file, settings.test_style)
         else:
             tree = await self._grown(features.load(settings.features), writer)
-            rows.write_text(self._folder / FEATURES, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+            replace_text(self._folder / FEATURES, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
             found = tasks.from_features(tree, settings)
         numbered = list(enumerate(found))
         self._of_tasks = len(numbered)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from iterpref_jax.codeflow import rows
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow.imports.candidates import REASONS, Candidate, Dropped, State
 from iterpref_jax.codeflow.imports.runs import Finding
 from iterpref_jax.codeflow.records import Trajectory
@@ -98,8 +98,8 @@ def as_json(report: ImportReport, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes `report.json` and `report.md` into the folder."""
-    rows.write_text(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    rows.write_text(folder / "report.md", as_markdown(content))
+    replace_text(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / "report.md", as_markdown(content))
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:

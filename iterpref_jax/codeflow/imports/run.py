@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from iterpref_jax.codeflow import records, rows
+from iterpref_jax.atomic import replace_text
+from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.imports import git_repository, report, runs
 from iterpref_jax.codeflow.imports.forms import Form
@@ -140,7 +141,7 @@ def _start_or_continue(out: pathlib.Path, plan: dict[str, Any], known: int) -> N
         return
     if (out / TRAJECTORIES).exists():
         raise UserError(f"{out} holds {TRAJECTORIES}, but not of an import; name another folder")
-    rows.write_text(path, json.dumps(plan, indent=1) + "\n")
+    replace_text(path, json.dumps(plan, indent=1) + "\n")
 
 
 @contextlib.contextmanager
