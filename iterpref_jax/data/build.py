@@ -29,6 +29,7 @@ from etils import epath
 
 import iterpref_jax
 from iterpref_jax import progress
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import pairs as pairing
 from iterpref_jax.codeflow.interrupt import sigterm_interrupts
@@ -157,9 +158,7 @@ def _start_or_continue(building: pathlib.Path, plan: dict[str, Any]) -> None:
     for old in ("chunks", "dataset"):
         shutil.rmtree(building / old, ignore_errors=True)
     (building / "chunks").mkdir()
-    temporary = building / "plan.tmp"
-    temporary.write_text(json.dumps(plan))
-    os.replace(temporary, stored)
+    replace_text(stored, json.dumps(plan))
 
 
 def _pairs(inputs: list[str], settings: BuildSettings, skipped: collections.Counter[str]) -> Iterator[records.Pair]:

@@ -11,11 +11,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import draws, filters, records
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import pairs as pairing
@@ -184,7 +184,4 @@ def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[s
 
 
 def _write_marker(folder: pathlib.Path, number: int, about: dict[str, Any]) -> None:
-    path = folder / f"{number:05d}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(about))
-    os.replace(temporary, path)
+    replace_text(folder / f"{number:05d}.json", json.dumps(about))

@@ -14,6 +14,7 @@ import google_crc32c
 import jax
 import numpy as np
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import checkpoint_folder, gguf_checkpoint
 from iterpref_jax.models.blocks import BLOCK_BYTES, contiguous
@@ -117,7 +118,8 @@ def save(
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
-    _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
+    content = {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype}
+    replace_text(out / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def fingerprint(folder: str) -> str:
@@ -215,12 +217,6 @@ def _write_index(out: Path, files: Mapping[str, list[PlannedTensor]]) -> None:
     total = sum(tensor.nbytes for content in files.values() for tensor in content)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _write_config(out: Path, content: Mapping[str, Any]) -> None:
-    partial = out / "config.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.rename(out / "config.json")
 
 
 def _copy_tokenizer(source: Path, out: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 
@@ -53,9 +54,7 @@ class Stages:
             raise KeyboardInterrupt
         marker = self._marker(name)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        part = marker.with_suffix(".part")
-        part.write_text(json.dumps(list(known_as)), encoding="utf-8")
-        part.replace(marker)
+        replace_text(marker, json.dumps(list(known_as)))
 
     def _marker(self, name: str) -> Path:
         return self._folder / "done" / f"{name}.json"
