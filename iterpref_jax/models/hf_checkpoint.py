@@ -118,8 +118,7 @@ def save(
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
-    content = {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype}
-    replace_text(out / "config.json", json.dumps(content, indent=2) + "\n")
+    _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
 
 
 def fingerprint(folder: str) -> str:
@@ -217,6 +216,10 @@ def _write_index(out: Path, files: Mapping[str, list[PlannedTensor]]) -> None:
     total = sum(tensor.nbytes for content in files.values() for tensor in content)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_config(out: Path, content: Mapping[str, Any]) -> None:
+    replace_text(out / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def _copy_tokenizer(source: Path, out: Path) -> None:
