@@ -14,21 +14,11 @@ from hypothesis import strategies as st
 from iterpref_jax.codeflow import mutations
 from iterpref_jax.codeflow.inject import InjectReport, InjectSettings, Task, inject
 from iterpref_jax.codeflow.mutations import Edit, apply_edits, find_edits
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import Program, open_sandbox
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SANDBOX = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=3.0,
-    cpu_s=1,
-    memory_mb=256,
-    output_kb=256,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SANDBOX = sandbox_settings(wall_s=3.0, cpu_s=1, memory_mb=256)
 SETTINGS = InjectSettings(histories_per_task=4, max_bugs=3, seed=0)
 CLAMP = """\
 def clamp(values, low, high):

@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Case, Program, SandboxSettings, harness, interpreter, open_sandbox, tiers
+from iterpref_jax.codeflow.sandbox import Case, Program, harness, interpreter, open_sandbox, tiers
 from iterpref_jax.errors import UserError
 from tests.codeflow import isolation_test
 from tests.support import interpreters
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=10.0,
-    cpu_s=5,
-    memory_mb=512,
-    output_kb=256,
-    workers=1,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(wall_s=10.0, cpu_s=5, workers=1)
 ADD = "def add(a, b):\n    return a + b\n"
 # Programs that mean harm, each in a way of its own; isolation_test runs all with our interpreter.
 SOME_HOSTILE = [name for name in isolation_test.CASES if isolation_test.CASES[name]["kind"] == "solution"][::6]

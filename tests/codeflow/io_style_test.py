@@ -5,22 +5,12 @@ import math
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import UNKNOWN, Case, Comparator, Program, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import UNKNOWN, Case, Comparator, Program, open_sandbox
 from iterpref_jax.codeflow.sandbox.comparators import COMPARATORS
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=3.0,
-    cpu_s=2,
-    memory_mb=256,
-    output_kb=64,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(wall_s=3.0, cpu_s=2, memory_mb=256, output_kb=64)
 ADD = "def add(a, b):\n    return a + b\n"
 SUMS = (Case(inputs=(2, 3), expected=5), Case(inputs=("a", "b"), expected="ab"))
 

@@ -17,7 +17,6 @@ import rich
 from iterpref_jax.codeflow.sandbox import (
     Case,
     Program,
-    SandboxSettings,
     bwrap,
     cgroup,
     landlock,
@@ -28,22 +27,12 @@ from iterpref_jax.codeflow.sandbox import (
 )
 from iterpref_jax.codeflow.sandbox.cgroup import open_group
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parent / "hostile"
 CASES = {row["file"]: row for row in json.loads((HOSTILE / "manifest.json").read_text())}
-SETTINGS = SandboxSettings(
-    tier="auto",
-    allow_unsafe=False,
-    wall_s=6.0,
-    cpu_s=3,
-    memory_mb=512,
-    output_kb=1024,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(tier="auto", allow_unsafe=False, wall_s=6.0, output_kb=1024)
 STRONG = ("bwrap+cgroup", "bwrap", "landlock")
 MODES = [(tier, warm) for tier in STRONG for warm in (False, True) if tier != "landlock" or not warm]
 TESTS = "assert add(2, 3) == 5\n"

@@ -13,21 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, bwrap, interpreter, open_sandbox, tiers
+from iterpref_jax.codeflow.sandbox import Program, bwrap, interpreter, open_sandbox, tiers
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="bwrap",
-    allow_unsafe=False,
-    wall_s=5.0,
-    cpu_s=3,
-    memory_mb=512,
-    output_kb=256,
-    workers=1,
-    warm=True,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(tier="bwrap", allow_unsafe=False, workers=1, warm=True)
 LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256, python=interpreter.own())
 ADD = "def add(a, b):\n    return a + b\n"
 UNITTEST = (

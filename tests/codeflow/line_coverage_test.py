@@ -6,20 +6,10 @@ import subprocess
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, line_coverage, open_sandbox
+from iterpref_jax.codeflow.sandbox import Program, line_coverage, open_sandbox
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=5.0,
-    cpu_s=4,
-    memory_mb=512,
-    output_kb=64,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(cpu_s=4, output_kb=64)
 CODE = '''"""Adds."""
 import math
 

@@ -2,21 +2,11 @@
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox, request
+from iterpref_jax.codeflow.sandbox import Program, open_sandbox, request
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=5.0,
-    cpu_s=2,
-    memory_mb=512,
-    output_kb=64,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(cpu_s=2, output_kb=64)
 ADD = "def add(a, b):\n    return a + b\n"
 HEAD = "import pytest\nfrom solution import add\n"
 RIGHT = "def test_add():\n    assert add(1, 2) == 3\n"

@@ -15,21 +15,11 @@ import time
 import pytest
 
 from iterpref_jax.codeflow import records
-from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, SandboxSettings, interpreter, open_sandbox
+from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, interpreter, open_sandbox
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=3.0,
-    cpu_s=2,
-    memory_mb=256,
-    output_kb=256,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(wall_s=3.0, cpu_s=2, memory_mb=256)
 ADD = "def add(a, b):\n    return a + b\n"
 
 

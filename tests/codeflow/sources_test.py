@@ -9,21 +9,11 @@ import sys
 import pytest
 
 from iterpref_jax.codeflow import sources
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import Program, open_sandbox
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SANDBOX = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=10.0,
-    cpu_s=5,
-    memory_mb=512,
-    output_kb=256,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SANDBOX = sandbox_settings(wall_s=10.0, cpu_s=5)
 ROW = {"task_id": "a", "instruction": "Add.", "code": "def f(): ...\n", "test_code": "assert f() is None\n"}
 
 

@@ -4,21 +4,11 @@ import dataclasses
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Case, Program, SandboxSettings, open_sandbox
+from iterpref_jax.codeflow.sandbox import Case, Program, open_sandbox
 from iterpref_jax.errors import UserError
+from tests.support.sandboxes import sandbox_settings
 
-SETTINGS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=4.0,
-    cpu_s=1,
-    memory_mb=256,
-    output_kb=64,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SETTINGS = sandbox_settings(wall_s=4.0, cpu_s=1, memory_mb=256, output_kb=64)
 DOUBLE = "n = int(input())\nprint(2 * n)\n"
 CASES = (Case(inputs="1\n", expected="2\n"), Case(inputs="5\n", expected="10\n"))
 

@@ -6,25 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import SandboxSettings
 from iterpref_jax.evaluate.benchmarks.file import Choice
 from iterpref_jax.evaluate.evaluation import EvaluateSettings
 from iterpref_jax.evaluate.judging import Judged, Outcome
 from iterpref_jax.evaluate.samples import Verdict
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
+from tests.support.sandboxes import sandbox_settings
 
-SANDBOX = SandboxSettings(
-    tier="auto",
-    allow_unsafe=True,
-    wall_s=10.0,
-    cpu_s=5,
-    memory_mb=1024,
-    output_kb=1024,
-    workers=2,
-    warm=False,
-    preload=(),
-    python="",
-)
+SANDBOX = sandbox_settings(tier="auto", wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024)
 CHOICE = Choice(split="complete", since="", until="", limit=0, shots="")
 
 

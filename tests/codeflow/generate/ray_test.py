@@ -11,24 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Program, SandboxSettings, cluster
+from iterpref_jax.codeflow.sandbox import Program, cluster
 from iterpref_jax.errors import UserError
 from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
 from tests.support.processes import below
+from tests.support.sandboxes import sandbox_settings
 
-LIMITS = SandboxSettings(
-    tier="rlimit",
-    allow_unsafe=True,
-    wall_s=10.0,
-    cpu_s=10,
-    memory_mb=512,
-    output_kb=64,
-    workers=1,
-    warm=False,
-    preload=(),
-    python="",
-)
+LIMITS = sandbox_settings(wall_s=10.0, cpu_s=10, output_kb=64, workers=1)
 RAY = ("--ray=local", "--config.sandbox.workers=1")
 
 
