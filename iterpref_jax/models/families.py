@@ -204,6 +204,21 @@ FAMILIES: dict[str, Family] = {
             "norm_epsilon": config.norm_eps, "use_bias": config.mlp_bias, "sliding_window": config.sliding_window,
         },
     ),
+    "gemma": Family(
+        architecture="GemmaForCausalLM",
+        defaults={
+            "hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "num_key_value_heads": 16, "head_dim": 256,
+            "tie_word_embeddings": True, "attention_bias": False,
+        },
+        required={"use_bidirectional_attention": (False,)},
+        inert=("hidden_activation",),
+        read=lambda hf: {
+            # The official files say gelu and mean its approximation, which transformers takes for it in this family.
+            "hidden_act": "gelu_pytorch_tanh" if hf["hidden_act"] == "gelu" else hf["hidden_act"],
+            "norm": "rms_norm_offset", "scale_embedding": True, **_read_attention_bias(hf),
+        },
+        write=lambda config: {"attention_bias": config.qkv_bias},
+    ),
     "gemma3_text": Family(
         architecture="Gemma3ForCausalLM",
         defaults={

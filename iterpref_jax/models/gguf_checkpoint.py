@@ -212,6 +212,10 @@ def _starcoder2(metadata: _Metadata) -> dict[str, Any]:
     return window | rope_scaling(metadata) | {"use_bias": metadata.has("blk.0.attn_q.bias")}
 
 
+def _gemma(metadata: _Metadata) -> dict[str, Any]:
+    return {"attention_bias": metadata.has("blk.0.attn_q.bias"), **rope_scaling(metadata)}
+
+
 def _gemma3(metadata: _Metadata) -> dict[str, Any]:
     layers, window = metadata.need("block_count"), metadata.get("attention.sliding_window")
     # llama.cpp's fixed numbers: one global layer in six; 27B (62 layers) scales scores by its width for each head.
@@ -225,8 +229,7 @@ def _gemma3(metadata: _Metadata) -> dict[str, Any]:
         ],
         "query_pre_attn_scalar": width if layers == 62 else metadata.head_dim,
         "rope_local_base_freq": metadata.get("rope.freq_base_swa", 10000.0),
-        "attention_bias": metadata.has("blk.0.attn_q.bias"),
-        **rope_scaling(metadata),
+        **_gemma(metadata),
     }
 
 
@@ -257,6 +260,7 @@ _ARCHITECTURES = {
         {"attention.layer_norm_epsilon": "norm_epsilon"},
         {**_LAYERS, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     ),
+    "gemma": _Architecture("gemma", _gemma, _RMS, _DENSE, norm_shift=1.0),
     "gemma3": _Architecture(
         "gemma3_text",
         _gemma3,

@@ -72,6 +72,12 @@ def test_gemma_3_has_five_local_layers_before_every_global_one(name, layers):
     assert config.local_rope.rope_theta == 1e4
 
 
+def test_codegemmas_gelu_is_the_approximation():
+    config = read("google/codegemma-7b-it")
+    assert (config.hidden_act, config.qk_norm, config.post_norms) == ("gelu_pytorch_tanh", False, False)
+    assert (config.scale_embedding, config.query_pre_attn_scalar) == (True, 256)
+
+
 # Another legal value of every key that `transformers` writes and whose type does not say one.
 OTHERS = {
     "model_type": "mistral",
@@ -86,6 +92,7 @@ OTHERS = {
     "rope_scaling": {"type": "linear", "factor": 7.0},
     "num_key_value_heads": 1,
     "rope_parameters": None,
+    "use_bidirectional_attention": True,
 }
 
 

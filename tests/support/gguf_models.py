@@ -18,7 +18,7 @@ SHAPE = {
 }
 ARCHITECTURES = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
-    "starcoder2": "starcoder2", "gemma3_text": "gemma3",
+    "starcoder2": "starcoder2", "gemma": "gemma", "gemma3_text": "gemma3",
 }  # fmt: skip
 # Every config.json here can be told from its GGUF; llama.cpp fixes some numbers of Gemma 3 and Qwen3-MoE.
 CONFIGS = {
@@ -46,6 +46,8 @@ CONFIGS = {
     "starcoder2": {"model_type": "starcoder2", "norm_epsilon": 1e-5, "use_bias": True} | heads(4, 2, 64),
     "starcoder2_untied": {"model_type": "starcoder2", "use_bias": False, "tie_word_embeddings": False}
     | heads(4, 2, 64),
+    "gemma": {"model_type": "gemma", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    | heads(4, 1, 64, head_dim=10),
     "gemma3": {
         "model_type": "gemma3_text", "sliding_window": 5, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
         "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "query_pre_attn_scalar": 10, "num_hidden_layers": 7,
@@ -145,7 +147,7 @@ def converted(raw, tensors):
         if kind in ("llama", "mistral") and base.endswith(("q_proj", "k_proj")):
             heads = config.num_attention_heads if base.endswith("q_proj") else config.num_key_value_heads
             array = permuted(array, heads)
-        if kind == "gemma3_text" and name.endswith("norm.weight"):
+        if kind in ("gemma", "gemma3_text") and name.endswith("norm.weight"):
             array = array + 1
         out[f"{names.get_name(base)}.{suffix}"] = array
     for base, parts in experts.items():

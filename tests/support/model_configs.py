@@ -159,6 +159,17 @@ VARIANTS = {
         | {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"sliding_window": None, "attention_dropout": 0.1, "embedding_dropout": 0.1},
     ),
+    "gemma": Variant(
+        "gemma",
+        heads(4, 1, 24, head_dim=10) | {"rms_norm_eps": 0.2, "rope_theta": 300.0, "attention_bias": True},
+        {"pad_token_id": None, "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu"},
+    ),
+    "gemma_linear": Variant(
+        "gemma",
+        heads(3, 3, 36, head_dim=16)
+        | {"rope_scaling": {"type": "linear", "factor": 3.0}, "hidden_act": "silu", "tie_word_embeddings": False},
+        {"pad_token_id": None, "use_bidirectional_attention": False, "rope_theta": 10000.0},
+    ),
     # As Gemma 3 shipped at first: two bases beside each other, the pattern a number.
     "gemma3_pattern": Variant(
         "gemma3_text",

@@ -84,6 +84,14 @@ FILES = {
         "rope_theta": 999999.4420358813, "sliding_window": 4096, "torch_dtype": "bfloat16",
         "transformers_version": "4.37.0.dev0", "use_bias": True, "use_cache": True, "vocab_size": 49152,
     },
+    "google/codegemma-7b-it": {
+        "architectures": ["GemmaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2,
+        "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 3072, "initializer_range": 0.02, "intermediate_size": 24576, "max_position_embeddings": 8192,
+        "model_type": "gemma", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16,
+        "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.0.dev0", "use_cache": True, "vocab_size": 256000,
+    },
     "google/gemma-3-270m": GEMMA3_FILE | {
         "_sliding_window_pattern": 6, "eos_token_id": 1, "hidden_size": 640, "intermediate_size": 2048,
         "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3, "num_hidden_layers": 18,
@@ -108,6 +116,7 @@ PARAMETERS = {
     "Qwen/Qwen3-8B": 8_190_735_360,
     "Qwen/Qwen3-Coder-30B-A3B-Instruct": 30_532_122_624,
     "bigcode/starcoder2-3b": 3_030_371_328,
+    "google/codegemma-7b-it": 8_537_680_896,
     "google/gemma-3-270m": 268_098_176,
     "google/gemma-3-1b-it": 999_885_952,
 }
