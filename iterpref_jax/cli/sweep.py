@@ -23,13 +23,15 @@ def main(argv: Sequence[str]) -> int:
     chosen, given = options.parse(_arguments(), argv)
     planner = make_planner(chosen.config, chosen.workdir, chosen.input, given)
     jobs = planner.jobs()
-    asked = _only(jobs, chosen.only)
+    asked, baseline = _only(jobs, chosen.only), _baseline(jobs, chosen.baseline)
     if chosen.print_jobs:
+        if chosen.baseline:
+            raise UserError("--baseline has no effect with --print-jobs, which makes no table; leave it out")
         print("\n".join(planning.script(asked)))
         return 0
     running.check(jobs)
     errors, ended = running.run(asked)
-    table = _report(planner.workdir, Path(chosen.config.partition(":")[0]), jobs)
+    table = _report(planner.workdir, Path(chosen.config.partition(":")[0]), jobs, baseline)
     if not ended:
         say(f"stopped; the same command goes on. So far: {table}")
         return 130
@@ -69,6 +71,9 @@ def _arguments() -> argparse.ArgumentParser:
         "--only", action="append", default=[], metavar="VARIANT[/SEED]", help="run these alone; may be given again"
     )
     arguments.add_argument(
+        "--baseline", default="", metavar="VARIANT", help="what the table compares with (default: the first variant)"
+    )
+    arguments.add_argument(
         "--print-jobs", action="store_true", help="print the commands as a shell script, for a cluster, and run nothing"
     )
     return arguments
@@ -102,8 +107,13 @@ def _only(jobs: Sequence[Job], names: Sequence[str]) -> list[Job]:
     return [job for job in jobs if not names or {job.variant, f"{job.variant}/{job.seed}"} & set(names)]
 
 
-def _report(workdir: Path, file: Path, jobs: Sequence[Job]) -> Path:
-    finished = [job for job in jobs if running.is_finished(job)]
-    return report.write(
-        workdir, file.stem, ast.get_docstring(ast.parse(file.read_text())) or "", comparison.compare(jobs, finished)
-    )
+def _baseline(jobs: Sequence[Job], name: str) -> str:
+    known = [job.variant for job in jobs]
+    if name and name not in known:
+        raise UserError(f"--baseline={name}: there is no such variant{did_you_mean(name, known)}")
+    return name or known[0]
+
+
+def _report(workdir: Path, file: Path, jobs: Sequence[Job], baseline: str) -> Path:
+    found = comparison.compare(jobs, [job for job in jobs if running.is_finished(job)], baseline)
+    return report.write(workdir, file.stem, ast.get_docstring(ast.parse(file.read_text())) or "", found)

@@ -1,4 +1,4 @@
-"""All finished runs of a sweep side by side: means over seeds, and what differs from the first variant.
+"""All finished runs of a sweep side by side: means over seeds, and what differs from one variant, the baseline.
 
 Two intervals answer two questions. Over seeds (Student's t): would another seed say the same? Over tasks (bootstrap of
 the held-out tasks, values averaged over seeds): would other tasks say the same?
@@ -38,19 +38,18 @@ def figures(job: Job) -> Figures:
     return found | {f"cost/{name}": float(value) for name, value in cost.items()}
 
 
-def compare(jobs: Sequence[Job], finished: Sequence[Job]) -> dict[str, Any]:
+def compare(jobs: Sequence[Job], finished: Sequence[Job], baseline: str) -> dict[str, Any]:
     """Returns the content of results.json; variants without a finished run have no numbers."""
     by_variant = {variant: [job for job in finished if job.variant == variant] for variant in _variants(jobs)}
     numbers = {name: {job.seed: figures(job) for job in runs} for name, runs in by_variant.items()}
     rewards = {name: _pairs(runs) for name, runs in by_variant.items() if runs}
-    first = next(iter(numbers))
     found = {}
     for name, seeds in numbers.items():
         found[name] = {"seeds": seeds, "metrics": {metric: over_seeds(values) for metric, values in _by_metric(seeds)}}
-        if name != first and first in rewards and name in rewards:
-            found[name]["difference"] = _differences(seeds, numbers[first], rewards[name], rewards[first])
+        if name != baseline and baseline in rewards and name in rewards:
+            found[name]["difference"] = _differences(seeds, numbers[baseline], rewards[name], rewards[baseline])
     return {
-        "first": first,
+        "baseline": baseline,
         "interval": {
             "seeds": f"Student's t over seeds, {LEVEL:.0%}",
             "tasks": f"bootstrap of {SAMPLES} resamples of the held-out tasks, values averaged over seeds, {LEVEL:.0%}",
@@ -71,24 +70,24 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 def _differences(
     seeds: dict[int, Figures],
-    first_seeds: dict[int, Figures],
+    base_seeds: dict[int, Figures],
     pairs: dict[int, dict[str, dict[str, Any]]],
-    first_pairs: dict[int, dict[str, dict[str, Any]]],
+    base_pairs: dict[int, dict[str, dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Returns variant minus first by metric, over the seeds that both have finished and the pairs that both have."""
-    both = sorted(seeds.keys() & first_seeds.keys())
+    """Returns variant minus baseline by metric, over the seeds that both have finished and the pairs that both have."""
+    both = sorted(seeds.keys() & base_seeds.keys())
     if not both:
         return {}
-    gaps = {seed: _subtracted(seeds[seed], first_seeds[seed]) for seed in both}
-    over_tasks = _over_tasks([pairs[seed] for seed in both], [first_pairs[seed] for seed in both])
+    gaps = {seed: _subtracted(seeds[seed], base_seeds[seed]) for seed in both}
+    over_tasks = _over_tasks([pairs[seed] for seed in both], [base_pairs[seed] for seed in both])
     return {
         metric: over_seeds(values) | over_tasks.get(metric, {"tasks_low": None, "tasks_high": None})
         for metric, values in _by_metric(gaps)
     }
 
 
-def _over_tasks(own: list[dict[str, dict]], first: list[dict[str, dict]]) -> dict[str, dict[str, float]]:
-    names = sorted(set.intersection(*(set(pairs) for pairs in (*own, *first))))
+def _over_tasks(own: list[dict[str, dict]], base: list[dict[str, dict]]) -> dict[str, dict[str, float]]:
+    names = sorted(set.intersection(*(set(pairs) for pairs in (*own, *base))))
     if not names:
         return {}
     metrics = sorted(own[0][names[0]]["metrics"])
@@ -96,7 +95,7 @@ def _over_tasks(own: list[dict[str, dict]], first: list[dict[str, dict]]) -> dic
     def mean(seeds: list[dict[str, dict]]) -> np.ndarray:
         return np.mean([[[s[name]["metrics"][metric] for metric in metrics] for name in names] for s in seeds], axis=0)
 
-    gaps = mean(own) - mean(first)
+    gaps = mean(own) - mean(base)
     bootstrap = TaskBootstrap([own[0][name]["task"] for name in names], samples=SAMPLES, seed=SEED)
     estimates = bootstrap.ratios(gaps, np.ones_like(gaps))
     return {
@@ -115,8 +114,8 @@ def _pairs(runs: Sequence[Job]) -> dict[int, dict[str, dict[str, Any]]]:
     return found
 
 
-def _subtracted(own: Figures, first: Figures) -> Figures:
-    return {name: value - first[name] for name, value in own.items() if name in first}
+def _subtracted(own: Figures, base: Figures) -> Figures:
+    return {name: value - base[name] for name, value in own.items() if name in base}
 
 
 def _by_metric(seeds: dict[int, Figures]) -> list[tuple[str, list[float]]]:

@@ -49,7 +49,7 @@ def table(title: str, about: str, content: dict[str, Any], pictures: list[str]) 
     parts += _rows(shown, {name: found["metrics"] for name, found in variants.items()}, _mean)
     gaps = {name: found["difference"] for name, found in variants.items() if found.get("difference")}
     if gaps:
-        parts += [f"\n## Difference from `{content['first']}`\n", *_rows(shown, gaps, _gap)]
+        parts += [f"\n## Difference from `{content['baseline']}`\n", *_rows(shown, gaps, _gap)]
     parts += ["\n## Cost (mean of a run)\n"]
     parts += _rows(list(COST), {name: found["metrics"] for name, found in variants.items()}, _plain)
     parts += [f"\n![{name}]({name})" for name in pictures]

@@ -30,7 +30,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """`config` is a file (and :ARG) beside the sweep's; the first variant is what the others are compared with.
+    """`config` is a file (and :ARG) beside the sweep's; variants are compared with the first one by default.
 
     `overrides` are for all variants. `commands` run after each run, as `iterpref` words in which {run}, {config} and
     {out} stand for the run's folder, the base config and a folder of their own; figures of OUT/results.json (as

@@ -148,6 +148,7 @@ OPTIONS = {
         "--workdir DIR",
         "--input [NAME=]FILE",
         "--only VARIANT[/SEED]",
+        "--baseline VARIANT",
         "--print-jobs",
     ],
     "export": [

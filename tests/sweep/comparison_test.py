@@ -40,7 +40,7 @@ def test_differences_are_paired_by_seed_and_by_pair(tmp_path):
     noise = np.arange(8.0) ** 2
     jobs = [made(tmp_path, "a", 0, noise), made(tmp_path, "a", 1, noise + 5)]
     jobs += [made(tmp_path, "b", 0, noise + 1), made(tmp_path, "b", 1, noise + 6)]
-    found = comparison.compare(jobs, jobs)["variants"]
+    found = comparison.compare(jobs, jobs, "a")["variants"]
     gap = found["b"]["difference"]["focus/margins"]
     # Seeds and pairs vary far more than the difference, which is 1 everywhere.
     assert [gap[name] for name in ("mean", "low", "high", "tasks_low", "tasks_high")] == pytest.approx([1.0] * 5)
@@ -48,9 +48,19 @@ def test_differences_are_paired_by_seed_and_by_pair(tmp_path):
     assert found["a"]["metrics"]["cost/pairs"]["mean"] == 8
 
 
+def test_another_baseline_turns_the_differences_around(tmp_path):
+    jobs = [made(tmp_path, "a", 0, [0.0] * 4), made(tmp_path, "b", 0, [1.0] * 4), made(tmp_path, "c", 0, [3.0] * 4)]
+    content = comparison.compare(jobs, jobs, "b")
+    gaps = {name: found.get("difference") for name, found in content["variants"].items()}
+    assert gaps["b"] is None
+    assert [gaps[name]["focus/margins"]["mean"] for name in "ac"] == [-1.0, 2.0]
+    table = report.write(tmp_path, "made", "", content).read_text()
+    assert "## Difference from `b`" in table
+
+
 def test_only_seeds_that_both_have_are_compared(tmp_path):
     jobs = [made(tmp_path, "a", 0, [0.0] * 4), made(tmp_path, "b", 0, [1.0] * 4), made(tmp_path, "b", 1, [9.0] * 4)]
-    found = comparison.compare(jobs, jobs)["variants"]
+    found = comparison.compare(jobs, jobs, "a")["variants"]
     assert found["b"]["metrics"]["focus/margins"]["mean"] == 5.0
     assert found["b"]["difference"]["focus/margins"]["mean"] == 1.0
 
@@ -61,7 +71,7 @@ def test_scores_of_extra_commands_join_the_table(tmp_path):
         (job.folder / "command-0").mkdir()
         scores = [{"suite": "plus", "k": 1, "value": 0.25 + number / 4, "low": 0, "high": 1}]
         (job.folder / "command-0" / "results.json").write_text(json.dumps({"benchmark": "humaneval", "scores": scores}))
-    table = report.write(tmp_path, "made", "About.", comparison.compare(jobs, jobs)).read_text()
+    table = report.write(tmp_path, "made", "About.", comparison.compare(jobs, jobs, "a")).read_text()
     assert "humaneval/plus pass@1" in table
     assert "| b | +0.0000 [+0.0000, +0.0000] | +0.2500 |" in table
     assert (tmp_path / "humaneval_plus_pass@1.png").read_bytes().startswith(b"\x89PNG")
@@ -69,7 +79,7 @@ def test_scores_of_extra_commands_join_the_table(tmp_path):
 
 def test_unfinished_runs_are_named_and_the_rest_is_shown(tmp_path):
     jobs = [made(tmp_path, "a", 0, [1.0] * 4), Job("b", 0, tmp_path / "nowhere", (), {})]
-    content = comparison.compare(jobs, jobs[:1])
+    content = comparison.compare(jobs, jobs[:1], "a")
     table = report.write(tmp_path, "made", "About.", content).read_text()
     assert "Not finished: b/seed-0." in table
     assert "| a | 1.0000 |" in table

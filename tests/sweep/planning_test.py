@@ -67,6 +67,18 @@ def test_an_unknown_run_of_only_gets_the_closest(tmp_path, capsys):
     assert "there is no such variant or run; did you mean 'beta=0." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--baseline=beta=0.3"], "--baseline=beta=0.3: there is no such variant; did you mean 'beta=0."),
+        (["--baseline=beta=0.5", "--print-jobs"], "--baseline has no effect with --print-jobs"),
+    ],
+)
+def test_a_baseline_that_cannot_be_one_is_refused(tmp_path, capsys, more, told):
+    assert sweep(f"--config={SWEEPS}/beta.py", "--config.data.path=d", *more, tmp_path=tmp_path) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_printed_jobs_are_commands_and_nothing_is_run(tmp_path, capsys):
     words = [f"--config={SWEEPS}/beta.py:seeds=1", "--config.data.path=d", "--only=beta=0.5/0", "--print-jobs"]
     assert sweep(*words, tmp_path=tmp_path / "sweep") == 0

@@ -107,7 +107,9 @@ def test_a_sweep_that_is_killed_goes_on_to_one_table_and_runs_nothing_twice(tmp_
     assert "table: " in done.stderr
 
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "runs").rglob("*") if path.is_file()}
-    run_cli(*words(tmp_path, config), cache=tmp_path / "cache")
+    run_cli(*words(tmp_path, config), "--baseline=target_rpo", cache=tmp_path / "cache")
+    table = (tmp_path / "sweep" / "table.md").read_text()
+    assert "| sft | " in table.split("## Difference from `target_rpo`")[1]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     changed = write_sweep(tmp_path, more='"objective.link.beta=0.3",')
     refused = run_cli(*words(tmp_path, changed), cache=tmp_path / "cache", check=False)
