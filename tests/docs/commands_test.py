@@ -60,7 +60,7 @@ def check(command: Command, monkeypatch) -> None:
     if command.words[1] == "sweep" and chosen.config:
         # Its overrides are those of the base config of all variants.
         sweep = settings.read_sweep(settings.load_config(file))
-        file = str(ROOT / "configs" / "sweeps" / sweep.config)
+        file = str((ROOT / file.partition(":")[0]).parent / sweep.config)
     config = settings.load_config(file, overrides)
     for section in settings.SECTIONS:
         settings.read_section(config, section)
