@@ -345,8 +345,10 @@ def evalplus_says(dataset, row, code, check):
     ("name", "dataset", "file"),
     [("humaneval+", "humaneval", "HumanEvalPlus.jsonl.gz"), ("mbpp+", "mbpp", "MbppPlus.jsonl.gz")],
 )
-def test_verdicts_are_those_of_evalplus(name, dataset, file):
+def test_verdicts_are_those_of_evalplus(name, dataset, file, monkeypatch):
     evalplus = pytest.importorskip("evalplus.eval", reason="EvalPlus is the oracle: pip install --no-deps evalplus")
+    # It runs programs in forks of this process: its limit would count what other tests have loaded.
+    monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", "-1")
     from iterpref_jax.evaluate.benchmarks.mbpp_inputs import restored
 
     benchmark = benchmarks.load(name, made.real(file), made.CHOICE)
