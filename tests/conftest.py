@@ -4,6 +4,7 @@ With JAX_PLATFORMS=cuda the tests of tests/ops run on a GPU, those that need one
 """
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +24,10 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = " ".join(
         [_given, *(f"{name}={value}" for name, value in _FLAGS.items() if name not in _given)]
     )
+
+# A shell's background jobs ignore Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
