@@ -107,7 +107,7 @@ def test_what_a_forgotten_process_prints_later_is_not_waited_for(sandbox):
     code = "import os, time\nprint(2 * int(input()), flush=True)\nif not os.fork():\n    time.sleep(30)\n    print(3)\n"
     verdict = sandbox.run(program(code))
     assert verdict.passed
-    assert verdict.seconds < 15
+    assert verdict.seconds < 3
 
 
 def test_cases_share_nothing_but_the_folder(sandbox):
