@@ -1,8 +1,10 @@
-"""Small files that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -13,11 +15,18 @@ def replace_text(path: epath.PathLike, text: str) -> None:
 
 
 def replace_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Writes a file beside `path` and moves it over `path`; if that fails, only what was there before is there."""
+    """Writes a file, so that a crash or a full disk leaves the old content."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields the path of a file to write, which then takes the place of `path`; if writing fails, it is removed."""
     target = epath.Path(path)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        partial.write_bytes(data)
+        yield partial
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 
 from etils import epath
 
+from iterpref_jax.atomic import replacing
 from iterpref_jax.errors import UserError, did_you_mean
 
 PathLike = str | os.PathLike[str]
@@ -56,17 +57,11 @@ def write_rows(path: PathLike, rows: Iterable[Row]) -> int:
     """
     target = epath.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.parent / f".{target.name}.{os.getpid()}.part"
     count = 0
-    try:
-        with part.open("wb") as raw, _encoder(target, raw) as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-                count += 1
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as partial, partial.open("wb") as raw, _encoder(target, raw) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            count += 1
     return count
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from iterpref_jax.atomic import replacing
 from iterpref_jax.codeflow.sandbox import Sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import cleaning, judging, prompts, samples
@@ -269,12 +269,9 @@ def verdicts_by_task(benchmark: Benchmark, verdicts: Iterable[Verdict]) -> dict[
 
 
 def _store(found: Sequence[Sample], folder: Path) -> None:
-    path = folder / samples.SAMPLES
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with Appender(part) as file:
+    with replacing(folder / samples.SAMPLES) as partial, Appender(Path(partial)) as file:
         for sample in found:
             file.add(sample)
-    part.replace(path)
 
 
 class _Stopped(Exception):

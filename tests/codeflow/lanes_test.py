@@ -18,7 +18,7 @@ from iterpref_jax.errors import UserError
 from tests.support.sandboxes import sandbox_settings
 
 SETTINGS = sandbox_settings(tier="bwrap", allow_unsafe=False, workers=1, warm=True)
-LIMITS = dict(wall_s=5.0, cpu_s=3, memory_mb=512, output_kb=256, python=interpreter.own())
+LIMITS = {name: getattr(SETTINGS, name) for name in tiers.PROBE_LIMITS} | {"python": interpreter.own()}
 ADD = "def add(a, b):\n    return a + b\n"
 UNITTEST = (
     "import unittest\nfrom solution import add\nclass T(unittest.TestCase):\n"
