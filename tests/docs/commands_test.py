@@ -108,6 +108,8 @@ def test_a_script_accepts_the_command(command, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / folder))
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [script, *words])
+    if name == "decode_speed":
+        pytest.importorskip("torch", reason="decode_speed.py compares with PyTorch: pip install 'iterpref_jax[parity]'")
     # Of kernels.py, which reads the flags of gpu_tiles.py.
     module = importlib.import_module("kernels" if name == "gpu_tiles" else name)
     found = module.parse(words) if hasattr(module, "parse") else module.flags()
