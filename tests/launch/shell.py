@@ -13,10 +13,13 @@ WORDS = ["--config=configs/base.py", "--workdir=gs://bucket/run", '--config.mode
 
 
 def fake(folder: Path, name: str, body: str = "") -> None:
-    """Puts a command into a folder: it appends its words, one a line, to the folder's `calls`, then runs `body`."""
+    """Puts a command into a folder: it appends its words, one a line, to the folder's `calls`, then runs `body`.
+
+    Under a lock: launchers run commands at the same time, and bash writes line by line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    script = f"#!/usr/bin/env bash\nprintf '%s\\n' {name} \"$@\" --- >> {folder}/calls\n{body}\n"
-    (folder / name).write_text(script)
+    written = f"(flock 9; printf '%s\\n' {name} \"$@\" --- >&9) 9>> {folder}/calls"
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{written}\n{body}\n")
     (folder / name).chmod(0o755)
 
 
