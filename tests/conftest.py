@@ -5,14 +5,19 @@ With JAX_PLATFORMS=cuda the tests of tests/ops run on a GPU, those that need one
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests neither read nor fill the user's cache of compiled programs.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# Tests neither read nor fill the user's cache of compiled programs. All processes of one run share one of its own: a
+# third of a run's time goes into programs that another test or process has compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="iterpref-programs-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Tests compile hundreds of tiny programs and run each a few times: LLVM's optimisation costs more than it saves.
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",

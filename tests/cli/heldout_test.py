@@ -77,6 +77,7 @@ def assert_sums(pairs, kind, decoder, params, split):
         np.testing.assert_allclose(got, expected_sums(decoder, params, split[record]), rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_sums_of_every_segment_are_those_of_whole_sequences(finished, evaluated):
     content, pairs = read(evaluated)
     opened = stored_run(str(finished))

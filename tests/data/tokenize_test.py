@@ -169,6 +169,7 @@ def test_spans_outside_the_text_are_a_defect():
         _encode(_encoder(tiny.byte_level(), fence="none"), "x", [(0, 2)])
 
 
+@pytest.mark.slow
 @hypothesis.given(st.text(st.sampled_from("ab \n\té漢😀{}"), max_size=30), st.data())
 @hypothesis.settings(deadline=None, max_examples=60)
 def test_focus_equals_the_one_from_character_offsets(text, data):

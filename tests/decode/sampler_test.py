@@ -140,7 +140,10 @@ def test_greedy_equals_generate_of_transformers(name):
         assert list(completion.tokens) == output[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2), pytest.param((1, 1, 8), marks=pytest.mark.slow)],
+)
 def test_a_mesh_equals_one_device(sizes):
     data, fsdp, tensor = sizes
     decoder, params = model()
@@ -157,6 +160,7 @@ def test_slots_that_a_mesh_cannot_split_are_refused_by_name():
         Sampler(Decoder(decoder.config, decoder.compute, placement), params, TOKENIZER, settings(slots=12))
 
 
+@pytest.mark.slow
 def test_experts_over_devices_equal_one_device():
     decoder, params = models.tiny(
         vocab_size=VOCAB, initializer_range=0.2, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2,

@@ -61,7 +61,7 @@ def test_token_ids_and_context_length_are_kept_for_generation(tmp_path):
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "F16", "BF16"])
 @pytest.mark.parametrize("sizes", [None, dict(data=1, fsdp=2, tensor=2)])
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("qwen3_moe", marks=pytest.mark.slow)])
 def test_blocks_of_a_quantised_tensor_dequantise_as_the_whole(name, sizes, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(hf_checkpoint, "BLOCK_BYTES", 1 << 10)
     monkeypatch.setattr(gguf_file, "_PIECE", 64)

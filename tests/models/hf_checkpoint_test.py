@@ -53,7 +53,11 @@ def save(folder, config, params, dtype="float32", **arguments):
     hf_checkpoint.save(str(folder), config, params, **(dict(dtype=dtype, copy_from=None, max_shard_gb=1) | arguments))
 
 
-CASES = [(name, sizes) for name in FAMILIES for sizes in (None, MESH)] + [("llama", sizes) for sizes in MESHES]
+CASES = [
+    *[(name, None) for name in FAMILIES],
+    *[pytest.param(name, MESH, marks=pytest.mark.slow) for name in FAMILIES],
+    *[("llama", sizes) for sizes in MESHES],
+]
 
 
 @pytest.mark.parametrize(("name", "sizes"), CASES)

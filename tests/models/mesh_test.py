@@ -22,7 +22,7 @@ FAMILIES = {
     "gemma3_text": dict(sliding_window=5, sliding_window_pattern=2, query_pre_attn_scalar=8),
     "qwen3_moe": EXPERTS,
 }
-MESHES = [dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=4, tensor=2)]
+MESHES = [dict(data=2, fsdp=2, tensor=2), pytest.param(dict(data=1, fsdp=4, tensor=2), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
@@ -34,8 +34,12 @@ def test_outputs_and_gradients_equal_one_device(family, mesh):
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "tensor"),
-    [(4, 2, 2), (8, 2, 4), (6, 3, 2), (3, 1, 2)],
-    ids=["heads split", "a key/value head on two devices", "uneven copies", "nothing divides"],
+    [
+        pytest.param(4, 2, 2, id="heads split", marks=pytest.mark.slow),
+        pytest.param(8, 2, 4, id="a key/value head on two devices", marks=pytest.mark.slow),
+        pytest.param(6, 3, 2, id="uneven copies"),
+        pytest.param(3, 1, 2, id="nothing divides", marks=pytest.mark.slow),
+    ],
 )
 def test_a_kernel_on_each_device_gives_its_heads_and_rows(monkeypatch, heads, kv_heads, tensor):
     for name in ("choose", "tree_attention"):

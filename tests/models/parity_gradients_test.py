@@ -31,8 +31,9 @@ WEIGHTING = models.weighting(OBJECTIVE)
 ROWS, TOKENS, TARGETS, TERMS, PAIRS = 8, 96, 100, 160, 3
 # Compiling their gradients takes a while, and what sets them apart has no gradient: rope, which layers slide.
 SLOW = (
-    "llama", "qwen2", "llama_yarn", "llama_yarn_factor", "llama_yarn_old_context", "mistral_linear", "qwen2_yarn",
-    "qwen2_layer_types", "qwen3_layer_types",
+    "llama", "qwen2", "llama_linear", "llama_llama3", "llama_yarn", "llama_yarn_factor", "llama_yarn_old_context",
+    "mistral_linear", "qwen2_yarn", "qwen2_layer_types", "qwen3_layer_types", "gemma_linear", "gemma3_layer_types",
+    "gemma3_rope_parameters",
 )  # fmt: skip
 MARKED = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
 BOUND = 1e-4

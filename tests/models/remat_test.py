@@ -27,7 +27,7 @@ def traced(config, remat, attention="cpu"):
     return jax.grad(lambda params: jnp.sin(decoder.hidden(params, tokens, depth, until)).sum())
 
 
-@pytest.fixture(scope="module", params=["qwen2", "experts"])
+@pytest.fixture(scope="module", params=["qwen2", pytest.param("experts", marks=pytest.mark.slow)])
 def model(request):
     config = model_config(**(EXPERTS if request.param == "experts" else {}), num_hidden_layers=LAYERS)
     params = init_params(config, 0, "float32")

@@ -100,7 +100,7 @@ def test_targets_that_are_not_used_change_nothing(tile, kept):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("embed", [16, 18])
+@pytest.mark.parametrize("embed", [16, pytest.param(18, marks=pytest.mark.slow)])
 def test_every_mesh_equals_the_dense_form(sizes, kept, embed):
     placement = placed(**sizes)
     hidden, table, target = inputs(rows=8, targets=12, embed=embed, vocab=600)

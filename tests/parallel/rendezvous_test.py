@@ -48,6 +48,7 @@ def test_a_process_that_finds_no_coordinator_says_where_it_looked():
         meet(f"127.0.0.1:{port}", 2, 1, 0.5)
 
 
+@pytest.mark.slow
 def test_one_number_for_two_processes_is_refused_on_all():
     found = outcomes((0, 3), (1, 3), (1, 3))
     assert found[0].startswith("process 1 came twice, from ")

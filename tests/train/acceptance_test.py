@@ -28,6 +28,11 @@ def assert_trees_close(got, expected, rtol, atol):
 
 
 @functools.cache
+def _logits(decoder):
+    return jax.jit(lambda params, *inputs: decoder.logits(params, decoder.hidden(params, *inputs)))
+
+
+@functools.cache
 def direct_logps(record):
     """Log-probs of both completions from two plain causal sequences, nothing packed, shared or left out."""
     decoder, params = models.tiny()
@@ -35,7 +40,7 @@ def direct_logps(record):
     for ids in (example.chosen_ids, example.rejected_ids):
         tokens = np.concatenate([example.prompt_ids, ids])[None]
         depth, until = np.arange(tokens.size)[None], np.full((1, tokens.size), tokens.size)
-        logits = decoder.logits(params, decoder.hidden(params, tokens, depth, until))[0]
+        logits = _logits(decoder)(params, tokens, depth, until)[0]
         logp = jax.nn.log_softmax(logits)[np.arange(tokens.size - 1), tokens[0, 1:]]
         out.append(np.asarray(logp[len(example.prompt_ids) - 1 :]))
     return out
@@ -112,6 +117,7 @@ def test_at_step_0_with_the_policy_as_reference_the_preference_loss_is_ln_2(reci
     assert abs(float(metrics["rewards/margins"])) < 1e-4
 
 
+@pytest.mark.slow
 def test_order_row_size_and_accumulation_change_no_log_prob_and_no_gradient():
     decoder, params = models.tiny()
     objective = objective_settings()

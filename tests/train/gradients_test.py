@@ -98,6 +98,7 @@ def test_a_sum_in_bfloat16_is_that_in_float32_to_its_rounding():
     assert not all(map(np.array_equal, jax.tree.leaves(exact), jax.tree.leaves(half)))
 
 
+@pytest.mark.slow
 def test_beside_the_sum_there_is_no_second_copy_of_the_gradients():
     wide = ["model.init.vocab_size=512", "model.init.intermediate_size=2048", "model.init.num_hidden_layers=4"]
     words = ["data.path=none", "rows.rows_per_microbatch=8", *wide]

@@ -70,6 +70,7 @@ def test_a_run_of_trees_reads_the_reference_cache_of_single_pairs_and_starts_fro
     assert evaluation(tmp_path) == pytest.approx(evaluation(finished), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, finished, tmp_path, monkeypatch):
     updates = []
     update = loop.Trainer._update
@@ -190,6 +191,7 @@ def test_a_second_training_run_in_one_folder_is_refused(dataset, tmp_path):
         run(dataset, tmp_path)
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_resume_exactly(dataset, tmp_path, monkeypatch):
     half = {"model.param_dtype": "bfloat16", "train.checkpoint_every": 1}
     run(dataset, tmp_path / "whole", **half)
@@ -203,6 +205,7 @@ def test_bfloat16_parameters_resume_exactly(dataset, tmp_path, monkeypatch):
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(dataset, finished, tmp_path):
     run(dataset, tmp_path, **{"data.pipeline.workers": 1})
     assert numbers(tmp_path) == numbers(finished)

@@ -53,7 +53,7 @@ def open_adapted(dataset, base, workdir, **changes):
     return open_run(settings.read_run(config), str(workdir)), settings.to_json(config)
 
 
-@pytest.fixture(scope="module", params=["", "nf4"])
+@pytest.fixture(scope="module", params=["", pytest.param("nf4", marks=pytest.mark.slow)])
 def finished(request, dataset, base, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     run, config = open_adapted(dataset, base, workdir, **{"model.lora.quantize": request.param})
@@ -81,6 +81,7 @@ def model_params(run):
     return hf_checkpoint.load(run.model_folder, "float32")[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_numbers(finished, dataset, base, tmp_path, monkeypatch):
     updates, update = [], loop.Trainer._update
     monkeypatch.setattr(loop.Trainer, "_update", lambda *words: updates.append(words) or update(*words))

@@ -31,13 +31,11 @@ MODELS = {
     ),
     "plain": dict(model_type="starcoder2", sliding_window=5),
 }  # fmt: skip
-FAST = [
-    ("tied", dict(data=2, fsdp=2, tensor=2)),
-    ("grouped", dict(fsdp=8)),
-    ("grouped", dict(sequence=4, tensor=2)),
-    ("experts", dict(fsdp=2, expert=2, sequence=2)),
-]
+FAST = [("tied", dict(data=2, fsdp=2, tensor=2))]
 SLOW = [
+    ("grouped", dict(sequence=4, tensor=2)),
+    ("grouped", dict(fsdp=8)),
+    ("experts", dict(fsdp=2, expert=2, sequence=2)),
     ("grouped", dict(data=8)),
     ("grouped", dict(fsdp=2, tensor=4)),
     ("grouped", dict(sequence=8)),

@@ -13,6 +13,7 @@ from tests.train.loop_test import dataset, run  # noqa: F401
 EXPERTS = dict(model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_preference_loss_plus_its_weight_times_the_balance_of_each_microbatch():
     decoder, params = tiny(**EXPERTS)
     plain, weighted = objective_settings(), objective_settings(router_aux_loss_coef=0.3)

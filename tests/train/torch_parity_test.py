@@ -151,7 +151,7 @@ def test_every_recipe_is_defined_here():
 
 @pytest.mark.parametrize("layout", ["separate", "shared"])
 @pytest.mark.parametrize("recipe", DEFINITIONS)
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", [pytest.param("llama", marks=pytest.mark.slow), "qwen2"])
 def test_loss_and_every_gradient_equal_a_dense_torch_objective(family, recipe, layout):
     assert_equal_to_torch(family, recipe, "example", layout)
 
