@@ -40,7 +40,7 @@ _DISK_FULL = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 done, 1 user error, 2 bad usage, 130 interrupted)."""
+    """Runs one command; returns the exit status: 0 done, 1 user error, 2 bad usage, 75 start again, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

@@ -25,9 +25,12 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# A run that was asked to stop exits 0 with its state saved; its report is written at the end only.
-finished() {
-  [ -s "$1/report.md" ] || { echo "stopped; run the same command again to go on"; exit 130; }
+# A run that was asked to stop has saved its state and exits 75.
+train() {
+  local status=0
+  "$iterpref" train "$@" || status=$?
+  [ "$status" != 75 ] || echo "stopped; run the same command again to go on"
+  [ "$status" = 0 ] || exit "$status"
 }
 
 for given in "$data" "$model"; do
@@ -75,16 +78,14 @@ if [ -z "$model" ]; then
   model=$out/base
   say "a small decoder from scratch: NLL on the repaired programs of the training tasks -> $model"
   if [ ! -s "$model/config.json" ]; then
-    "$iterpref" train --config="configs/demo.py:stage=sft$options" --config.data.path="$out/data" --workdir="$out/sft"
-    finished "$out/sft"
+    train --config="configs/demo.py:stage=sft$options" --config.data.path="$out/data" --workdir="$out/sft"
     "$iterpref" export --workdir="$out/sft" --out="$model"
   fi
 fi
 
 say "Target-RPO from that reference: reward the whole repair, penalise only the wrong lines -> $out/target_rpo"
-"$iterpref" train --config="configs/demo.py:stage=target_rpo$options" --config.data.path="$out/data" \
+train --config="configs/demo.py:stage=target_rpo$options" --config.data.path="$out/data" \
   --config.model.path="$model" --workdir="$out/target_rpo"
-finished "$out/target_rpo"
 "$iterpref" export --workdir="$out/target_rpo" --out="$out/model"
 
 say "done in $(($(date +%s) - began)) s after installation"

@@ -1,4 +1,4 @@
-"""`iterpref reference`: reference log-probs of a dataset, ahead of training."""
+"""`iterpref reference`: reference log-probs of a dataset, ahead of training. Exit statuses are those of `train`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from iterpref_jax import settings
 from iterpref_jax.cli import hosts, options
 from iterpref_jax.errors import UserError
+from iterpref_jax.parallel.liveness import GO_ON
 from iterpref_jax.progress import say
 from iterpref_jax.train import alike, compile_cache
 from iterpref_jax.train.reference_pass import ensure_reference
@@ -14,7 +15,7 @@ from iterpref_jax.train.run import open_run
 from iterpref_jax.train.signals import stop_requested
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     arguments = options.parser("reference", __doc__)
     options.add_config(arguments)
     arguments.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder (reference/ lies in it)")
@@ -30,3 +31,4 @@ def main(argv: Sequence[str]) -> None:
             finished = ensure_reference(run, None, should_stop)
         done = f"reference log-probs: {run.reference_path()}"
         say(done if finished else "stopped; the same command goes on from here")
+    return 0 if finished else GO_ON

@@ -23,7 +23,7 @@ from iterpref_jax.parallel.host_settings import DistributedSettings
 from iterpref_jax.progress import speak_for, warn
 
 # sysexits' EX_TEMPFAIL: nothing is wrong with this process, and the same command goes on.
-VANISHED = 75
+GO_ON = 75
 # How long a process has to say in its own words what all of them found wrong, before it is ended.
 _GRACE_S = 5.0
 _FAILED = "failed"
@@ -34,7 +34,7 @@ def together(settings: DistributedSettings, advice: Callable[[], str]) -> Iterat
     """Runs the body as one of several processes that end together; alone, it is just the body.
 
     An error in one process is told to all, which end within seconds (exit status 1). A process that vanishes ends the
-    others within `hosts.vanished_after_s` and a tenth (exit status `VANISHED`); they print `advice()`.
+    others within `hosts.vanished_after_s` and a tenth (exit status `GO_ON`); they print `advice()`.
     """
     distributed.start(settings)
     speak_for(distributed.process_index())
@@ -112,10 +112,10 @@ class _Watch:
             if missing and not self._closed.is_set():
                 names = " and ".join(distributed.described(process) for process in missing)
                 self._closed.wait(0.5)  # for the word of a process that failed
-                self._end(f"{names}: no sign of life for {distributed.vanished_after_s()} s", VANISHED)
+                self._end(f"{names}: no sign of life for {distributed.vanished_after_s()} s", GO_ON)
 
     def _lost_coordinator(self, reason: str) -> None:
-        self._end(f"process 0, the coordinator, cannot be reached ({reason})", VANISHED)
+        self._end(f"process 0, the coordinator, cannot be reached ({reason})", GO_ON)
 
     def _aborted(self, number: int) -> None:
         if not self._closed.is_set() and not distributed.reaches_coordinator():

@@ -34,7 +34,8 @@ def reports(tmp_path_factory):
     # Checkpoints are written in the background: that of update 4 may be cut off, that of update 2 is whole.
     killed = run_cli(*words, cache=folder, code=OFTEN + SIGNAL.format(at=6, name="SIGKILL"), check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    stopped = run_cli(*words, cache=folder, code=OFTEN + SIGNAL.format(at=5, name="SIGTERM"))
+    stopped = run_cli(*words, cache=folder, code=OFTEN + SIGNAL.format(at=5, name="SIGTERM"), check=False)
+    assert stopped.returncode == 75
     assert "stopped after step 5" in stopped.stderr
     first = (workdir / "report.md").read_text()
     run_cli(*words, cache=folder)
