@@ -50,25 +50,24 @@ def check_shared(folder: epath.Path) -> None:
     """Makes sure that every host sees what the others write under `folder`, which process 0 makes.
 
     Raises:
-        UserError: on every host, with the hosts that do not.
+        UserError: on every host, with the hosts that do not, or that cannot write there.
     """
     if distributed.process_count() == 1:
         return
     token = distributed.from_main("shared token", secrets.token_hex(8))
     mark = folder / f"{_MARK}-{token}"
+    # A refusal is told, not raised: the others wait for this word.
+    everybody = distributed.gather("shared seen", _leave_word(mark, token))
+    blind = [number for number, (sees, _) in enumerate(everybody) if not sees]
+    unable = [(number, why) for number, (_, why) in enumerate(everybody) if why]
     if distributed.is_main():
-        mark.mkdir(parents=True)
-        # An empty folder of a bucket does not exist.
-        (mark / "0").write_text(token)
-    seen = _until((mark / "0").exists)
-    if seen:
-        (mark / str(distributed.process_index())).write_text(token)
-    everybody = distributed.gather("shared seen", seen)
-    blind = [number for number, sees in enumerate(everybody) if not sees]
-    if distributed.is_main():
-        numbers = [number for number, sees in enumerate(everybody) if sees]
+        numbers = [number for number, (sees, _) in enumerate(everybody) if sees]
         hidden = [number for number in numbers if not _until((mark / str(number)).exists)]
-        mark.rmtree()
+        if mark.exists():
+            mark.rmtree()
+    if unable:
+        number, why = unable[0]
+        raise UserError(f"{folder}: {distributed.described(number)} cannot write there ({why})")
     blind += distributed.from_main("shared hidden", hidden if distributed.is_main() else None)
     if blind:
         names = ", ".join(map(distributed.described, blind))
@@ -77,6 +76,21 @@ def check_shared(folder: epath.Path) -> None:
             "Checkpoints and the reference cache need a folder that all hosts read and write: a network file system or "
             "a bucket"
         )
+
+
+def _leave_word(mark: epath.Path, token: str) -> tuple[bool, str]:
+    """Writes this process' file, process 0's first; returns whether that is seen, and why nothing could be written."""
+    try:
+        if distributed.is_main():
+            mark.mkdir(parents=True)
+            # An empty folder of a bucket does not exist.
+            (mark / "0").write_text(token)
+        seen = _until((mark / "0").exists)
+        if seen:
+            (mark / str(distributed.process_index())).write_text(token)
+    except OSError as error:
+        return False, str(error)
+    return seen, ""
 
 
 def _until(seen: Any) -> bool:
