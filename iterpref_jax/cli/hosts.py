@@ -14,6 +14,7 @@ from iterpref_jax import settings
 from iterpref_jax.parallel.host_settings import DistributedSettings
 from iterpref_jax.parallel.liveness import together
 from iterpref_jax.train import alike
+from iterpref_jax.train.saved import steps_in
 
 
 def add_flags(arguments: argparse.ArgumentParser) -> None:
@@ -64,5 +65,5 @@ def joined(name: str, argv: Sequence[str], chosen: argparse.Namespace, config: A
 
 def _saved(workdir: str) -> str:
     folder = epath.Path(workdir) / "checkpoints"
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
-    return f"Newest whole checkpoint: {folder / str(max(steps))}" if steps else f"No checkpoint yet in {folder}"
+    steps = steps_in(folder)
+    return f"Newest whole checkpoint: {folder / str(steps[-1])}" if steps else f"No checkpoint yet in {folder}"

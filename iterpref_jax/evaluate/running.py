@@ -8,6 +8,7 @@ from etils import epath
 
 from iterpref_jax.train.best import Best
 from iterpref_jax.train.goodput import LOST, Account
+from iterpref_jax.train.saved import steps_in
 
 Lines = list[dict[str, Any]]
 
@@ -99,19 +100,17 @@ def hosts(lines: Lines) -> str:
 
 def checkpoints(folder: epath.Path, held_out: Lines, best: Best | None) -> str:
     """Returns the checkpoints that are kept, with their size and how they did on held-out tasks; the best is named."""
-    found = folder.iterdir() if folder.exists() else ()
-    kept = sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
-    if not kept:
+    steps = steps_in(folder)
+    if not steps:
         return ""
     seen = {line["step"]: line for line in held_out}
     scores = best.scores(held_out) if best else {}
-    steps = [int(path.name) for path in kept]
     chosen = best.step({step: scores[step] for step in steps if step in scores}) if best else None
     rows = []
-    for step, path in zip(steps, kept, strict=True):
+    for step in steps:
         line, note = seen.get(step, {}), f" (best by {best.metric})" if best and step == chosen else ""
         numbers = (f"{line[name]:.4f}" if name in line else "" for name in ("loss", "focus/accuracies"))
-        rows.append(f"| {step}{note} | {_size(path) / 1e9:.3g} | {' | '.join(numbers)} |\n")
+        rows.append(f"| {step}{note} | {_size(folder / str(step)) / 1e9:.3g} | {' | '.join(numbers)} |\n")
     head = "## Checkpoints\n\n| step | GB | held-out loss | focus/accuracies |\n|---|---|---|---|\n"
     return head + "".join(rows)
 

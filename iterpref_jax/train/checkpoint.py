@@ -17,6 +17,7 @@ from iterpref_jax.models.transformer import Params
 from iterpref_jax.train.best import Best
 from iterpref_jax.train.checksums import checksums, named
 from iterpref_jax.train.conversion import converted, sources
+from iterpref_jax.train.saved import steps_in
 from iterpref_jax.train.step import TrainState
 
 
@@ -136,25 +137,19 @@ class Checkpoints:
         return self._refused(step, f"cannot be read ({_first_line(error)})")
 
     def _refused(self, step: int, why: str) -> UserError:
-        others = [other for other in self._folders() if other != step]
+        others = [other for other in steps_in(self.folder) if other != step]
         rest = [other for other in others if other < step] or others
         advice = f"move {self.folder / str(step)} away to go on from step {rest[-1]}" if rest else "start a new run"
         return UserError(f"checkpoint {self.folder / str(step)} {why}; {advice}")
 
-    def _folders(self) -> list[int]:
-        """Returns the steps of what looks like a checkpoint, whole or not, oldest first."""
-        # An empty folder of a bucket does not exist.
-        found = self.folder.iterdir() if self.folder.exists() else ()
-        return sorted(int(path.name) for path in found if path.name.isdigit())
-
     def _refuse_what_orbax_overlooks(self) -> None:
         """An older checkpoint is never used in silence because a newer one has lost its files."""
-        for step in sorted(set(self._folders()) - set(self.steps())):
+        for step in sorted(set(steps_in(self.folder)) - set(self.steps())):
             raise self._refused(step, "is not whole: files of it are missing")
 
     def _culprit(self) -> UserError | None:
         """Returns what to say when the checkpoints cannot even be listed, if one of them is why."""
-        for step in reversed(self._folders()):
+        for step in reversed(steps_in(self.folder)):
             try:
                 ocp.checkpointables_metadata(self.folder / str(step))
             except _UNREADABLE as reason:

@@ -37,7 +37,7 @@ def pair(monkeypatch):
 def test_a_folder_that_process_0_cannot_make_is_said_by_all(pair, tmp_path):
     (tmp_path / "file").write_text("")
     said = pair(0, [False, ""])
-    with pytest.raises(UserError, match="file/run: process 0 cannot write there .*Not a directory"):
+    with pytest.raises(UserError, match=r"file/run: process 0 cannot write there .*Not a directory"):
         alike.check_shared(epath.Path(tmp_path / "file" / "run"))
     assert said[0][0] is False
     pair(1, [False, "Read-only file system"])
