@@ -28,7 +28,7 @@
 #   --secret=NAME          a Secret whose entries become environment variables, such as HF_TOKEN; again for more
 #   --env=NAME=VALUE       an environment variable; again for more
 #   --spot                 on Spot nodes
-#   --restarts=N           after failures (default: 20); preemptions do not count
+#   --restarts=N           after failures (default: 20); preemptions and vanished hosts do not count, but with xpk
 #   --cluster, --zone, --project   for xpk
 #   --dry-run              show every command, run none
 #   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared
