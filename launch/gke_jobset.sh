@@ -237,9 +237,10 @@ with_xpk() {
   [ "$kind" = tpu ] || fail "xpk: only for TPUs here; use apply"
   [ -z "$claim$queue${secrets[*]+${secrets[*]}}" ] || fail "xpk has no use for --claim, --queue and --secret"
   for word in ${variables[@]+"${variables[@]}"}; do env+=("--env=$word"); done
+  # xpk gives up for good at most statuses; 75 means that training was stopped or lost a host, and can go on.
   run xpk workload create --cluster="$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"} --workload="$name" \
     --tpu-type="$(xpk_type)" --num-slices="$slices" --docker-image="$image" --max-restarts="$restarts" \
-    --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} --command="iterpref train $(quoted "$@")"
+    --restart-on-exit-codes=75 --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} --command="iterpref train $(quoted "$@")"
 }
 
 whole --slices "$slices"
