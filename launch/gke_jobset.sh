@@ -257,7 +257,9 @@ case "$action" in
   build)
     needs --accelerator --image
     read_accelerator
-    run docker build --file="$root/launch/Dockerfile.$([ "$kind" = tpu ] && echo tpu || echo cuda)" --tag="$image" "$root"
+    # An ARM laptop would build for itself; GKE's hosts are x86, and libtpu is for x86 only.
+    run docker build --platform=linux/amd64 --file="$root/launch/Dockerfile.$([ "$kind" = tpu ] && echo tpu || echo cuda)" \
+      --tag="$image" "$root"
     run docker push "$image"
     ;;
   xpk) needs --cluster; with_xpk "$@" ;;
