@@ -73,6 +73,14 @@ check_words() {
   done
   [ -n "$config" ] && [ -n "$workdir" ] ||
     fail "behind -- stand the options of 'iterpref train', at least --config=FILE and --workdir=DIR"
+  # As iterpref_jax/train/remote.py has it; it would say so only after machines were waited and paid for.
+  case "$workdir" in
+    gs://*) ;;
+    *://*)
+      fail "--workdir=$workdir: of buckets, runs are written to gs:// only; give gs://BUCKET/RUN, or a bucket mounted as" \
+        "a folder on all hosts"
+      ;;
+  esac
   case "$config" in
     /*) ;;
     *) [ -f "$configs_in/${config%%:*}" ] || fail "--config=$config: there is no ${config%%:*} in $configs_in" ;;

@@ -28,7 +28,7 @@
 #   --secret=NAME          a Secret whose entries become environment variables, such as HF_TOKEN; again for more
 #   --env=NAME=VALUE       an environment variable; again for more
 #   --spot                 on Spot nodes
-#   --restarts=N           after failures (default: 20); preemptions and vanished hosts do not count, but with xpk
+#   --restarts=N           after failures (default: 20); preemptions and vanished hosts count with xpk only
 #   --cluster, --zone, --project   for xpk
 #   --dry-run              show every command, run none
 #   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared
@@ -240,7 +240,8 @@ with_xpk() {
   # xpk gives up for good at most statuses; 75 means that training was stopped or lost a host, and can go on.
   run xpk workload create --cluster="$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"} --workload="$name" \
     --tpu-type="$(xpk_type)" --num-slices="$slices" --docker-image="$image" --max-restarts="$restarts" \
-    --restart-on-exit-codes=75 --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} --command="iterpref train $(quoted "$@")"
+    --restart-on-exit-codes=75 --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} \
+    --command="iterpref train $(quoted "$@")"
 }
 
 whole --slices "$slices"

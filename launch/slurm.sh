@@ -58,7 +58,7 @@ check_words "$@"
 [ -n "$container" ] || [ -z "$mounts" ] || fail "--mounts has no effect without --container"
 for word in "$@"; do
   case "$word" in
-    --workdir=*://*) ;;
+    --workdir=gs://*) ;;
     --workdir=/*) workdir=${word#*=}; mounts=${mounts:-$workdir:$workdir} ;;
     --workdir=*) fail "$word: give the whole path, because the job starts elsewhere" ;;
   esac

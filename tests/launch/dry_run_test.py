@@ -141,6 +141,9 @@ def test_what_runs_on_the_workers_is_a_correct_script(name, tmp_path):
         ("slurm.sh", ["--env=/e", "--", "--config=configs/base.py", "--workdir=run"], "give the whole path"),
         ("gpu_node.sh", ["--cuda=11", "--", *SHARED], "--cuda must be 12 or 13"),
         ("skypilot.sh", ["--", *SHARED], "is lost with it"),
+        ("skypilot.sh", ["--", SHARED[0], "--workdir=s3://b/r"], "--workdir=s3://b/r: of buckets"),
+        ("slurm.sh", ["--env=/e", "--", SHARED[0], "--workdir=s3://b/r"], "are written to gs:// only"),
+        ("tpu_pod.sh", ["start", *POD, "--", SHARED[0], "--workdir=s3://b/r"], "are written to gs:// only"),
     ],
 )  # fmt: skip
 def test_words_that_make_no_sense_are_refused_before_anything_runs(script, words, message, tmp_path):
