@@ -80,7 +80,7 @@ def test_what_a_dry_run_shows_is_what_runs(name, tmp_path):
 def test_a_run_on_a_pod_shows_what_runs_where_the_slice_is_there_at_once(tmp_path):
     expected = shown(dry_run(tmp_path / "dry", "tpu_pod_run"))
     state = (
-        '[ -e {0}/made ] && echo ACTIVE || {{ case "$*" in *create*) touch {0}/made ;; *describe*) exit 1 ;; esac; }}'
+        '[ -e {0}/made ] && echo ACTIVE || {{ case "$*" in *create*) touch {0}/made ;; *describe*) echo NOT_FOUND >&2; exit 1 ;; esac; }}'
     )
     fake(tmp_path, "gcloud", state.format(tmp_path))
     ended = launch(tmp_path, *CASES["tpu_pod_run"])
