@@ -31,7 +31,8 @@
 #   --restarts=N           after failures (default: 20); preemptions and vanished hosts count with xpk only
 #   --cluster, --zone, --project   for xpk
 #   --dry-run              show every command, run none
-#   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared
+#   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared;
+#                          the config one that the image has (configs/) or, with --claim, below /shared
 #
 # GPUs: the manifest uses the cluster's plain network. GPUDirect (TCPX, TCPXO, RDMA) needs the sidecars and annotations
 # of the machine type, which GKE's documentation has: add them to launch/gke_jobset.yaml.
@@ -249,6 +250,8 @@ whole --restarts "$restarts"
 case "$action" in
   manifest | apply | xpk)
     needs --name --accelerator --image
+    # What the image holds, and what all hosts mount.
+    config_under=(configs/ ${claim:+/shared/})
     check_words "$@"
     read_accelerator
     ;;

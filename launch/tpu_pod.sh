@@ -27,13 +27,16 @@
 #   --env=NAME=VALUE   an environment variable of training; again for more
 #   --attempts=N       of `run` (default: 20)
 #   --dry-run          show every command, run none
-#   -- WORDS           options of `iterpref train`; the workdir must be one for all workers: gs:// or a mounted folder
+#   -- WORDS           options of `iterpref train`; the workdir must be one for all workers: gs:// or a mounted folder;
+#                      the config lies in configs/, which is copied
 #
 # Training gets SIGTERM when a VM is shut down; it saves and stops, and the next attempt goes on from there.
 set -euo pipefail
 # shellcheck source=launch/commands.sh
 . "$(dirname "$0")/commands.sh"
 
+# What install copies.
+config_under=(configs/)
 name='' zone='' project='' type='' runtime='' slices=1 capacity='' attempts=20
 create=() variables=() ssh=() doctor_words=()
 [ $# -gt 0 ] || { usage >&2; exit 2; }
