@@ -7,6 +7,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dry=''
 # Where a relative --config lies.
 configs_in=$root
+# Where a --config must lie if the run's machines do not have the whole checkout; empty: anywhere.
+config_under=()
 
 fail() {
   echo "$program: $*" >&2
@@ -62,7 +64,7 @@ whole() {
 
 # check_words WORD...: what stands behind -- must be what `iterpref train` needs.
 check_words() {
-  local word config='' workdir=''
+  local word config='' workdir='' folder there=''
   for word in "$@"; do
     case "$word" in
       --config=?*) config=${word#*=} ;;
@@ -73,10 +75,27 @@ check_words() {
   done
   [ -n "$config" ] && [ -n "$workdir" ] ||
     fail "behind -- stand the options of 'iterpref train', at least --config=FILE and --workdir=DIR"
+  # As iterpref_jax/train/remote.py has it; it would say so only after machines were waited and paid for.
+  case "$workdir" in
+    gs://*) ;;
+    *://*)
+      fail "--workdir=$workdir: of buckets, runs are written to gs:// only; give gs://BUCKET/RUN, or a bucket mounted as" \
+        "a folder on all hosts"
+      ;;
+  esac
   case "$config" in
     /*) ;;
     *) [ -f "$configs_in/${config%%:*}" ] || fail "--config=$config: there is no ${config%%:*} in $configs_in" ;;
   esac
+  for folder in ${config_under[@]+"${config_under[@]}"}; do
+    case "$config" in
+      */../*) ;;
+      "$folder"*) there=1 ;;
+    esac
+  done
+  [ -n "$there" ] || [ -z "${config_under[*]+some}" ] ||
+    fail "--config=$config: of this machine the run gets configs/ only; put the file there (an image must be built" \
+      "again) and give --config=configs/NAME.py${config_under[1]+, or a file below ${config_under[1]}}"
 }
 
 # words_of_doctor WORD...: puts those that `doctor` takes too into doctor_words.

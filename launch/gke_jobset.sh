@@ -28,10 +28,11 @@
 #   --secret=NAME          a Secret whose entries become environment variables, such as HF_TOKEN; again for more
 #   --env=NAME=VALUE       an environment variable; again for more
 #   --spot                 on Spot nodes
-#   --restarts=N           after failures (default: 20); preemptions do not count
+#   --restarts=N           after failures (default: 20); preemptions and vanished hosts count with xpk only
 #   --cluster, --zone, --project   for xpk
 #   --dry-run              show every command, run none
-#   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared
+#   -- WORDS               options of `iterpref train`; the workdir must be one for all hosts: gs:// or below /shared;
+#                          the config one that the image has (configs/) or, with --claim, below /shared
 #
 # GPUs: the manifest uses the cluster's plain network. GPUDirect (TCPX, TCPXO, RDMA) needs the sidecars and annotations
 # of the machine type, which GKE's documentation has: add them to launch/gke_jobset.yaml.
@@ -237,9 +238,11 @@ with_xpk() {
   [ "$kind" = tpu ] || fail "xpk: only for TPUs here; use apply"
   [ -z "$claim$queue${secrets[*]+${secrets[*]}}" ] || fail "xpk has no use for --claim, --queue and --secret"
   for word in ${variables[@]+"${variables[@]}"}; do env+=("--env=$word"); done
+  # xpk gives up for good at most statuses; 75 means that training was stopped or lost a host, and can go on.
   run xpk workload create --cluster="$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"} --workload="$name" \
     --tpu-type="$(xpk_type)" --num-slices="$slices" --docker-image="$image" --max-restarts="$restarts" \
-    --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} --command="iterpref train $(quoted "$@")"
+    --restart-on-exit-codes=75 --termination-grace-period-seconds=300 ${spot:+--spot} ${env[@]+"${env[@]}"} \
+    --command="iterpref train $(quoted "$@")"
 }
 
 whole --slices "$slices"
@@ -247,6 +250,8 @@ whole --restarts "$restarts"
 case "$action" in
   manifest | apply | xpk)
     needs --name --accelerator --image
+    # What the image holds, and what all hosts mount.
+    config_under=(configs/ ${claim:+/shared/})
     check_words "$@"
     read_accelerator
     ;;
@@ -256,7 +261,9 @@ case "$action" in
   build)
     needs --accelerator --image
     read_accelerator
-    run docker build --file="$root/launch/Dockerfile.$([ "$kind" = tpu ] && echo tpu || echo cuda)" --tag="$image" "$root"
+    # An ARM laptop would build for itself; GKE's hosts are x86, and libtpu is for x86 only.
+    run docker build --platform=linux/amd64 --file="$root/launch/Dockerfile.$([ "$kind" = tpu ] && echo tpu || echo cuda)" \
+      --tag="$image" "$root"
     run docker push "$image"
     ;;
   xpk) needs --cluster; with_xpk "$@" ;;

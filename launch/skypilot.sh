@@ -13,7 +13,8 @@
 #   --secret=NAME    an environment variable of this shell that training gets, such as HF_TOKEN; again for more
 #   --env=NAME=VALUE an environment variable; again for more
 #   --dry-run        show the command, run nothing
-#   -- WORDS         options of `iterpref train`; the workdir must outlive the machines: gs:// or s3://
+#   -- WORDS         options of `iterpref train`; the workdir must outlive the machines: gs://BUCKET/RUN; data may
+#                    be in s3:// too
 #
 # Follow it with `sky jobs logs`, end it with `sky jobs cancel`; the same command goes on.
 set -euo pipefail
@@ -43,8 +44,8 @@ whole --nodes "$nodes"
 check_words "$@"
 for word in "$@"; do
   case "$word" in
-    --workdir=*://*) ;;
-    --workdir=*) fail "$word: a folder of a machine is lost with it; give one in a bucket, such as gs://BUCKET/RUN" ;;
+    --workdir=gs://*) ;;
+    --workdir=*) fail "$word: a folder of a machine is lost with it; give one in a bucket: gs://BUCKET/RUN" ;;
   esac
 done
 

@@ -20,13 +20,13 @@
 #   -- WORDS             options of `iterpref train`; workdir and data on a file system that all nodes share
 #
 # Before a job's time is over, and when it is preempted, training saves and stops, and the job is queued again. So it is
-# when a node fails: the job goes on from the newest checkpoint. `scancel --signal=TERM JOB` saves and
-# ends it; scancel alone leaves it 30 seconds.
+# when a node fails or training is killed: the job goes on from the newest checkpoint. To end it for good:
+# `scancel --batch --signal=USR2 JOB` lets training save first; scancel alone does not wait for that.
 set -euo pipefail
 # shellcheck source=launch/commands.sh
 . "$(dirname "$0")/commands.sh"
 
-nodes=1 gpus=8 per_gpu='' time=24:00:00 env='' container='' mounts='' name=iterpref notice=300 attempts=50
+nodes=1 gpus=8 per_gpu='' time=24:00:00 env='' container='' mounts='' name=iterpref notice=300 attempts=50 workdir=''
 more=()
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -58,7 +58,7 @@ check_words "$@"
 [ -n "$container" ] || [ -z "$mounts" ] || fail "--mounts has no effect without --container"
 for word in "$@"; do
   case "$word" in
-    --workdir=*://*) ;;
+    --workdir=gs://*) ;;
     --workdir=/*) workdir=${word#*=}; mounts=${mounts:-$workdir:$workdir} ;;
     --workdir=*) fail "$word: give the whole path, because the job starts elsewhere" ;;
   esac
@@ -67,6 +67,10 @@ done
 job=("$root/launch/slurm.sbatch" "--attempts=$attempts" "--env=$env" "--container=$container")
 job+=("--mounts=${container:+$mounts}" -- "$@")
 tasks=$([ -n "$per_gpu" ] && echo "$gpus" || echo 1)
+# Enroot does not make a folder that it is to mount, and before the first job it does not exist.
+case ",${container:+$mounts}," in
+  *",$workdir:"*) run mkdir -p "$workdir" ;;
+esac
 run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$tasks" --gpus-per-node="$gpus" --time="$time" \
   --signal="B:USR1@$notice" --chdir="$root" ${more[@]+"${more[@]}"} "${job[@]}"
 [ -z "$dry" ] || bash "$root/launch/slurm.sbatch" --dry-run "${job[@]:1}"

@@ -6,7 +6,7 @@
 #
 # Actions
 #   run       up, install, start, follow; after a preemption or a lost worker all of it again, until training has ended
-#   up        ask for the slice (a queued resource) and wait until it is there
+#   up        ask for the slice (a queued resource) and wait until it is there; one that was preempted is made anew
 #   install   copy this checkout to every worker and install it there (Python by uv, beside the system's)
 #   doctor    `iterpref doctor` on all workers, with the config and workdir behind --
 #   start     start training on all workers as a system service: it goes on without this machine
@@ -27,13 +27,16 @@
 #   --env=NAME=VALUE   an environment variable of training; again for more
 #   --attempts=N       of `run` (default: 20)
 #   --dry-run          show every command, run none
-#   -- WORDS           options of `iterpref train`; the workdir must be one for all workers: gs:// or a mounted folder
+#   -- WORDS           options of `iterpref train`; the workdir must be one for all workers: gs:// or a mounted folder;
+#                      the config lies in configs/, which is copied
 #
 # Training gets SIGTERM when a VM is shut down; it saves and stops, and the next attempt goes on from there.
 set -euo pipefail
 # shellcheck source=launch/commands.sh
 . "$(dirname "$0")/commands.sh"
 
+# What install copies.
+config_under=(configs/)
 name='' zone='' project='' type='' runtime='' slices=1 capacity='' attempts=20
 create=() variables=() ssh=() doctor_words=()
 [ $# -gt 0 ] || { usage >&2; exit 2; }
@@ -102,33 +105,60 @@ on_all() {
   return "$status"
 }
 
+# state: of the slice. NONE only where gcloud says so: one that is there cannot be made, and costs. Without a network or
+# a token gcloud knows nothing: it is asked again.
+describe=(gcloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)')
 state() {
-  gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
-}
+  local said try
+  for ((try = 1; ; try++)); do
+    # The state goes to where it is wanted, what gcloud says besides is kept.
+    if said=$("${describe[@]}" 2>&1 >&3); then return; fi
+    case "$said" in
+      *NOT_FOUND*) echo NONE; return ;;
+    esac
+    echo "$program: $said" >&2
+    if [ "$try" = 5 ]; then
+      echo "$program: gcloud does not say whether the slice $name is there; if it is, it costs until 'down' deletes it" >&2
+      return 1
+    fi
+    sleep 30
+  done
+} 3>&1
 
 down() {
   run gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
 }
 
+# up: exit status 75 where the slice was lost meanwhile, and another `up` makes it anew.
 up() {
-  local now=NONE which=(--node-id="$name")
+  local now=NONE active='' which=(--node-id="$name")
   [ "$slices" = 1 ] || which=(--node-prefix="$name" --node-count="$slices")
-  note "asked again and again: NONE is created, SUSPENDED and FAILED are deleted and created, ACTIVE is there"
-  run gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)' || true
-  [ -n "$dry" ] || now=$(state)
+  note "asked again and again: SUSPENDING and DELETING are waited for, NONE is created, SUSPENDED and FAILED are deleted" \
+    "and created, ACTIVE is there"
+  if [ -n "$dry" ]; then
+    run "${describe[@]}"
+  else
+    while now=$(state) || return; [ "$now" = SUSPENDING ] || [ "$now" = DELETING ]; do
+      echo "$program: the slice is $now" >&2
+      sleep 30
+    done
+  fi
   case "$now" in
-    SUSPENDED | FAILED) down; now=NONE ;;
+    ACTIVE) active=1 ;;
+    SUSPENDED | FAILED) down || return; now=NONE ;;
   esac
   if [ "$now" = NONE ]; then
-    run gcloud compute tpus queued-resources create "$name" "${where[@]}" "${which[@]}" \
-      --accelerator-type="$type" --runtime-version="$runtime" ${capacity:+"$capacity"} ${create[@]+"${create[@]}"}
+    run gcloud compute tpus queued-resources create "$name" "${where[@]}" "${which[@]}" --accelerator-type="$type" \
+      --runtime-version="$runtime" ${capacity:+"$capacity"} ${create[@]+"${create[@]}"} || return
   fi
   [ -z "$dry" ] || return 0
-  while now=$(state); [ "$now" != ACTIVE ]; do
-    case "$now" in
-      SUSPENDED | FAILED | NONE) echo "$program: the slice is $now" >&2; return 1 ;;
-    esac
+  while now=$(state) || return; [ "$now" != ACTIVE ]; do
     echo "$program: the slice is $now" >&2
+    case "$now$active" in
+      SUSPENDED* | FAILED1) return 75 ;;
+      # What was never there fails again: a quota, a type that the zone does not have.
+      FAILED | NONE*) return 1 ;;
+    esac
     sleep 30
   done
 }

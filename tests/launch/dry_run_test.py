@@ -11,6 +11,7 @@ from tests.launch.shell import LAUNCH, ROOT, WORDS, calls, environment, fake, la
 POD = ["--name=pod", "--zone=us-east5-b"]
 SLICE = ["--type=v6e-32", "--runtime=v2-alpha-tpuv6e"]
 JOB = ["--name=run7", "--image=registry/iterpref:1"]
+V5P = [*JOB, "--accelerator=v5p:4x4x4", "--cluster=c"]
 SHARED = ["--config=configs/base.py", "--workdir=/shared/run"]
 CASES = {
     "tpu_pod_run": ["tpu_pod.sh", "run", *POD, *SLICE, "--spot", "--env=HF_TOKEN=a b", "--", *WORDS],
@@ -79,10 +80,9 @@ def test_what_a_dry_run_shows_is_what_runs(name, tmp_path):
 
 def test_a_run_on_a_pod_shows_what_runs_where_the_slice_is_there_at_once(tmp_path):
     expected = shown(dry_run(tmp_path / "dry", "tpu_pod_run"))
-    state = (
-        '[ -e {0}/made ] && echo ACTIVE || {{ case "$*" in *create*) touch {0}/made ;; *describe*) exit 1 ;; esac; }}'
-    )
-    fake(tmp_path, "gcloud", state.format(tmp_path))
+    made = tmp_path / "made"
+    absent = f'case "$*" in *create*) touch {made} ;; *describe*) echo NOT_FOUND >&2; exit 1 ;; esac'
+    fake(tmp_path, "gcloud", f"[ -e {made} ] && echo ACTIVE || {{ {absent}; }}")
     ended = launch(tmp_path, *CASES["tpu_pod_run"])
     assert ended.returncode == 0, ended.stderr
     ran = ["\n".join(words) for words in calls(tmp_path)]
@@ -126,6 +126,13 @@ def test_what_runs_on_the_workers_is_a_correct_script(name, tmp_path):
         ("tpu_pod.sh", ["start", *POD, "--", "--workdir=gs://b/r"], "at least --config=FILE and --workdir=DIR"),
         ("tpu_pod.sh", ["start", *POD, "--", "--config=none.py", "--workdir=gs://b/r"], "there is no none.py"),
         ("tpu_pod.sh", ["start", *POD, "--", "train", *WORDS], "not 'train'"),
+        ("tpu_pod.sh", ["start", *POD, "--", "--config=setup.py", WORDS[1]], "--config=setup.py: of this machine"),
+        ("tpu_pod.sh", ["doctor", *POD, "--", "--config=/x/c.py", WORDS[1]], "the run gets configs/ only"),
+        ("gke_jobset.sh", ["apply", *V5P, "--", "--config=setup.py", WORDS[1]], "give --config=configs/NAME.py"),
+        ("gke_jobset.sh", ["xpk", *V5P, "--", "--config=setup.py", WORDS[1]], "an image must be built again"),
+        ("gke_jobset.sh", ["apply", *V5P, "--", "--config=configs/../setup.py", WORDS[1]], "gets configs/ only"),
+        ("gke_jobset.sh", ["apply", *V5P, "--", "--config=/shared/c.py", WORDS[1]], "gets configs/ only"),
+        ("gke_jobset.sh", ["apply", *V5P, "--claim=d", "--", "--config=/x.py", WORDS[1]], "a file below /shared/"),
         ("tpu_pod.sh", ["stop", *POD, "--", *WORDS], "stop takes no words behind --"),
         ("tpu_pod.sh", ["stop", "--name", "--zone=z"], "--name needs a value: --name=VALUE"),
         ("gke_jobset.sh", ["apply", "--name=Run", "--", *WORDS], "apply needs --name"),
@@ -141,6 +148,9 @@ def test_what_runs_on_the_workers_is_a_correct_script(name, tmp_path):
         ("slurm.sh", ["--env=/e", "--", "--config=configs/base.py", "--workdir=run"], "give the whole path"),
         ("gpu_node.sh", ["--cuda=11", "--", *SHARED], "--cuda must be 12 or 13"),
         ("skypilot.sh", ["--", *SHARED], "is lost with it"),
+        ("skypilot.sh", ["--", SHARED[0], "--workdir=s3://b/r"], "--workdir=s3://b/r: of buckets"),
+        ("slurm.sh", ["--env=/e", "--", SHARED[0], "--workdir=s3://b/r"], "are written to gs:// only"),
+        ("tpu_pod.sh", ["start", *POD, "--", SHARED[0], "--workdir=s3://b/r"], "are written to gs:// only"),
     ],
 )  # fmt: skip
 def test_words_that_make_no_sense_are_refused_before_anything_runs(script, words, message, tmp_path):
@@ -148,6 +158,22 @@ def test_words_that_make_no_sense_are_refused_before_anything_runs(script, words
     assert ended.returncode == 2
     assert message in ended.stderr
     assert calls(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("gke_jobset.sh", ["apply", *V5P, "--claim=disk", "--dry-run", "--", "--config=/shared/c.py:lora", WORDS[1]]),
+        ("gke_jobset.sh", ["xpk", *V5P, "--dry-run", "--", "--config=configs/demo.py:stage=sft", WORDS[1]]),
+        # Slurm's nodes see the whole checkout.
+        ("slurm.sh", ["--env=/e", "--dry-run", "--", "--config=setup.py", SHARED[1]]),
+        ("slurm.sh", ["--env=/e", "--dry-run", "--", "--config=/shared/c.py", SHARED[1]]),
+    ],
+)
+def test_a_config_that_the_machines_have_is_taken(script, words, tmp_path):
+    ended = launch(tmp_path, script, *words)
+    assert ended.returncode == 0, ended.stderr
+    assert next(word for word in words if word.startswith("--config=")) in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -32,29 +32,60 @@ def start_job(tmp_path, body, **values):
     )
 
 
-@pytest.mark.parametrize("status", [0, 75])
-def test_ahead_of_its_time_limit_a_job_saves_and_is_queued_again(status, tmp_path):
+def signalled(tmp_path, status, *numbers):
+    """What a job runs that gets these signals, and whose training then saves and ends with a status."""
     process = start_job(tmp_path, SAVES.format(status=status, folder=tmp_path))
     wait_for(tmp_path / "pid", process)
-    process.send_signal(signal.SIGUSR1)
+    for number in numbers:
+        process.send_signal(number)
     assert process.wait(20) == status
-    assert ["scancel", "--signal=USR1", "7"] in calls(tmp_path)
+    return calls(tmp_path)[1:]
+
+
+# The status of srun is the highest one of all tasks: 137 where it killed some of them while they ended.
+@pytest.mark.parametrize("status", [75, 137])
+def test_ahead_of_its_time_limit_a_job_saves_and_is_queued_again(status, tmp_path):
+    ran = signalled(tmp_path, status, signal.SIGUSR1)
+    assert ran == [["scancel", "--signal=USR1", "7"], ["scontrol", "requeue", "7"]]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_job_whose_training_has_ended_by_then_or_failed_is_not_queued_again(status, tmp_path):
+    assert signalled(tmp_path, status, signal.SIGUSR1) == [["scancel", "--signal=USR1", "7"]]
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGUSR2], [signal.SIGUSR1, signal.SIGUSR2], [signal.SIGUSR2, signal.SIGUSR1]]
+)
+def test_a_user_ends_a_job_that_saves_first_and_asks_its_tasks_once(numbers, tmp_path):
+    assert signalled(tmp_path, 75, *numbers) == [["scancel", "--signal=USR1", "7"]]
+
+
+def test_a_preempted_job_whose_tasks_alone_were_told_is_queued_again(tmp_path):
+    process = start_job(tmp_path, SAVES.format(status=75, folder=tmp_path))
+    wait_for(tmp_path / "pid", process)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    assert process.wait(20) == 75
     assert calls(tmp_path)[-1] == ["scontrol", "requeue", "7"]
 
 
-def test_a_job_that_is_ended_by_its_user_waits_for_training_to_save_and_is_not_queued_again(tmp_path):
-    process = start_job(tmp_path, SAVES.format(status=0, folder=tmp_path))
+@pytest.mark.parametrize("status", [0, 75, 137])
+def test_a_job_that_is_ended_by_its_user_waits_for_training_to_save_and_is_not_queued_again(status, tmp_path):
+    process = start_job(tmp_path, SAVES.format(status=status, folder=tmp_path))
     wait_for(tmp_path / "pid", process)
     # As `scancel` does it: the script and the tasks.
     process.send_signal(signal.SIGTERM)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(20) == status
     assert [call[0] for call in calls(tmp_path)] == ["srun"]
 
 
 @pytest.mark.parametrize(
     ("status", "restarts", "again"),
-    [(0, "0", False), (1, "0", False), (75, "0", True), (75, "1", True), (75, "2", False)],
+    [
+        *[(0, "0", False), (1, "0", False), (2, "0", False), (137, "0", True)],
+        *[(75, "0", True), (75, "1", True), (75, "2", False)],
+    ],
 )
 def test_only_a_job_that_can_go_on_is_queued_again_as_often_as_was_allowed(status, restarts, again, tmp_path):
     process = start_job(tmp_path, f"exit {status}", SLURM_RESTART_COUNT=restarts)
@@ -66,6 +97,16 @@ def test_a_jobs_training_is_what_the_dry_run_shows(tmp_path):
     shown = launch(tmp_path, "slurm.sbatch", *SBATCH[2:], "--dry-run", "--", *SHARED).stdout.splitlines()[0]
     assert start_job(tmp_path, "exit 0").wait(20) == 0
     assert calls(tmp_path) == [shown.split()]
+
+
+def test_what_a_container_mounts_is_there_before_the_job_is_submitted(tmp_path):
+    run = tmp_path / "new" / "run"
+    fake(tmp_path, "sbatch", f"[ -d {run} ]")
+    words = ["--container=/shared/i.sqsh", "--", SHARED[0], f"--workdir={run}"]
+    assert launch(tmp_path, "slurm.sh", *words).returncode == 0
+    # In a container the workdir is elsewhere.
+    ended = launch(tmp_path, "slurm.sh", f"--mounts={tmp_path}:/data", *words[:-1], "--workdir=/data/run", "--dry-run")
+    assert (ended.returncode, "mkdir" in ended.stdout) == (0, False)
 
 
 def gpu_node(tmp_path, body, *options):

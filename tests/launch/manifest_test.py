@@ -42,6 +42,32 @@ def test_the_manifest_is_a_valid_jobset_of_valid_jobs(accelerator, options, tmp_
         kubernetes_validate.validate(whole, version, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("status", "evicted", "counts"), [(1, False, True), (137, False, True), (137, True, False), (75, False, False)]
+)
+def test_only_failures_count_as_restarts_and_neither_evicted_pods_nor_the_hosts_they_leave(
+    status, evicted, counts, tmp_path
+):
+    content = manifest(tmp_path, "v6e:4x4", "--slices=2")
+    container = pod(content)["containers"][0]["name"]
+    # Kubernetes knows pod failure policies only of pods that it does not start again by itself.
+    assert (pod(content)["restartPolicy"], job(content)["backoffLimit"]) == ("Never", 0)
+
+    def matches(rule):
+        if "onExitCodes" in rule:
+            codes = rule["onExitCodes"]
+            assert (codes["containerName"], codes["operator"]) == (container, "In")
+            return status in codes["values"]
+        assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+        return evicted
+
+    action = next((rule["action"] for rule in job(content)["podFailurePolicy"]["rules"] if matches(rule)), None)
+    reason = "PodFailurePolicy" if action == "FailJob" else "BackoffLimitExceeded"
+    rules = content["spec"]["failurePolicy"]["rules"]
+    jobset = next((rule["action"] for rule in rules if reason in rule["onJobFailureReasons"]), "RestartJobSet")
+    assert jobset == ("RestartJobSet" if counts else "RestartJobSetAndIgnoreMaxRestarts")
+
+
 @pytest.mark.parametrize("place", ["spec", "failurePolicy", "replicatedJobs"])
 def test_the_schema_of_a_jobset_refuses_what_it_does_not_know(place, tmp_path):
     content = manifest(tmp_path, "v6e:4x4")

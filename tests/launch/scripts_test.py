@@ -44,6 +44,16 @@ def test_everything_that_an_image_copies_is_there_and_in_its_context(dockerfile)
         assert path.partition("/")[0] in let_in, path
 
 
+def test_the_image_for_gpus_finds_the_hosts_driver_on_gke_and_in_slurms_containers():
+    text = (LAUNCH / "Dockerfile.cuda").read_text().replace("\\\n", " ")
+    words = [word for line in re.findall(r"^ENV (.*)$", text, re.M) for word in line.split()]
+    assert {
+        "LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib",
+        "NVIDIA_VISIBLE_DEVICES=all",
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    } <= set(words)
+
+
 @pytest.mark.parametrize("text", [path.read_text() for path in (*DOCKERFILES, *LAUNCH.glob("*.sh"))])
 def test_every_extra_that_is_installed_exists(text):
     extras = set(re.findall(r'^    "([a-z0-9]+)": \[', (ROOT / "setup.py").read_text(), re.M))
