@@ -238,7 +238,14 @@ def _place(settings: DistributedSettings) -> _Place | None:
         missing = sorted({ADDRESS, COUNT, INDEX} - set(given))
         raise UserError(f"the environment has {' and '.join(given)}, but not {' and '.join(missing)}")
     if len(given) == 3:
-        return _Place(os.environ[ADDRESS], _number(COUNT), _number(INDEX), _devices())
+        place = _Place(os.environ[ADDRESS], _number(COUNT), _number(INDEX), _devices())
+        try:  # the same rules as for flags
+            DistributedSettings(
+                coordinator=place.coordinator, processes=place.processes, process=place.process, hosts=settings.hosts
+            )
+        except UserError as error:
+            raise UserError(f"{', '.join(given)} of the environment are the flags' values: {error}") from error
+        return place
     return None if _outside_a_job() else _detected(settings.hosts.start_timeout_s)
 
 
@@ -272,6 +279,8 @@ def _has_host_alone() -> bool:
 def _devices() -> list[int] | None:
     """JAX's own variable, which it would read only with its own detection."""
     text = os.environ.get("JAX_LOCAL_DEVICE_IDS")
+    if text and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"JAX_LOCAL_DEVICE_IDS={text!r}: expected numbers of devices, such as 0,1")
     return [int(number) for number in text.split(",")] if text else None
 
 

@@ -97,12 +97,14 @@ class Interconnect:
         if not self.topology.chip.ring:
             return 1
         found = [self.topology.coordinates[place] for place in places]
-        sides = zip(*found, strict=True)
-        whole = zip(*self.topology.coordinates, strict=True)
+        lengths = [max(everywhere) + 1 for everywhere in zip(*self.topology.coordinates, strict=True)]
+        closes = [length % self.topology.chip.ring == 0 for length in lengths]
+        if len(lengths) == 3:
+            # Optical switches close the sides of whole cubes; a slice that is less than a cube has none.
+            closes = [all(closes)] * 3
         ports = 0
-        for here, everywhere in zip(sides, whole, strict=True):
-            length = max(everywhere) + 1
-            is_ring = length % self.topology.chip.ring == 0 and len(set(here)) == length
+        for here, length, closed in zip(zip(*found, strict=True), lengths, closes, strict=True):
+            is_ring = closed and len(set(here)) == length
             ports += 0 if len(set(here)) == 1 else 2 if is_ring else 1
         return max(1, ports)
 

@@ -89,3 +89,25 @@ def test_an_incomplete_environment_is_refused(environment):
     environment.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES, but not JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"):
         place()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("10.0.0.1", "2", "0"), "JAX_COORDINATOR_ADDRESS, .* expected HOST:PORT of process 0"),
+        (("10.0.0.1:1", "2", "5"), "with --processes=2 it is 0 to 1"),
+        (("10.0.0.1:1", "two", "0"), "JAX_NUM_PROCESSES='two' is no whole number"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(environment, values, message):
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    for name, value in zip(names, values, strict=True):
+        environment.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        place()
+
+
+def test_numbers_of_devices_that_are_none_are_refused(environment):
+    environment.setenv("JAX_LOCAL_DEVICE_IDS", "0,a")
+    with pytest.raises(UserError, match="JAX_LOCAL_DEVICE_IDS='0,a': expected numbers"):
+        place(coordinator="a:1", processes=2, process=0)

@@ -52,6 +52,12 @@ def test_a_ring_of_the_torus_has_two_links_and_a_line_one():
     assert (ring.link_seconds, line.link_seconds) == (150, 300)
 
 
+def test_three_sides_close_to_rings_together():
+    cube = network(torus(2, 2, 2, ring=2), fsdp=4, tensor=2).exchange("all-gather", 400, range(2))
+    less = network(torus(4, 2, 1, ring=4), fsdp=2, tensor=4).exchange("all-gather", 400, range(4))
+    assert (cube.link_seconds, less.link_seconds) == (100, 300)
+
+
 def test_a_part_of_a_ring_is_a_line():
     wires = network(torus(4, 2, ring=4), fsdp=4, tensor=2)
     # Devices 0 and 1 are neighbours on the ring of four.
