@@ -75,9 +75,10 @@ def _share(device: Any) -> list[Finding]:
     chip, stats = chip_of(device.device_kind), device.memory_stats() or {}
     if device.platform not in GPU_PLATFORMS or chip is None or "bytes_limit" not in stats:
         return []
-    if stats["bytes_limit"] >= 0.8 * chip.hbm_bytes:
+    share = os.environ.get(GPU_SHARE, GPU_SHARE_IF_UNSET)
+    # The share that was set counts as well: a chip of the same name may have half of that memory (A100).
+    if max(float(share), stats["bytes_limit"] / chip.hbm_bytes) >= 0.8:
         return []
     text = f"JAX takes {stats['bytes_limit'] / GIB:.1f} of {chip.hbm_bytes / GIB:.1f} GiB of a GPU"
-    share = os.environ.get(GPU_SHARE, GPU_SHARE_IF_UNSET)
     advice = f"set {GPU_SHARE}=0.92 in the environment (it is {share}), if no other process needs the rest"
     return [warn("devices", text, advice)]

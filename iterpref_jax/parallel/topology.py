@@ -34,8 +34,8 @@ class Chip:
     network_bandwidth: float
     # What a program may take of the memory: of a TPU what its compiler says, of a GPU what JAX reserves of all.
     usable_bytes: int
-    # Links along a side of the torus close to a ring where it has a multiple of so many chips (of three sides: where all
-    # have); 0: no torus.
+    # Links along a side of the torus close to a ring where it has a multiple of so many chips, those along one of three
+    # sides where all have; 0: no torus.
     ring: int
     # What XLA must know to compile for a GPU that is not there, a text proto; TPUs are described by libtpu.
     target_config: str = ""
