@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from iterpref_jax.codeflow.endpoint import Ask, Sampling
 from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
 from tests.support.processes import below
@@ -118,6 +119,29 @@ def test_a_program_that_was_cut_is_asked_again_even_if_it_parses(tmp_path):
         generate(server, tmp_path, TASKS)
         assert sum("could not be read" in text for text in server.texts()) == 6
     assert '"end": "passed_first"' in (tmp_path / "outcomes.jsonl").read_text()
+
+
+def test_a_task_of_samples_ends_when_all_are_answered_and_names_the_first_that_failed(tmp_path):
+    slow = dict(pieces=10, pause_s=0.1)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=1, seed=7)
+    of_samples = dict(sampling=sampling, purpose="solution", prompt_version="", prompt="")
+    asks = [Ask(sample=sample, **of_samples) for sample in range(4)]
+    samples = {ask.seed: ask.sample for ask in asks}
+    task = {"task_id": "a", "instruction": "Write add_3(a, b).", "test_code": "assert add_3(0, 0) == 3"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
+
+    def bad_first_and_third(request):
+        good = llm_server.say(scripted_model.program(3, ""), **slow)
+        bad = {0: llm_server.say("I cannot.", **slow), 2: llm_server.say("```python\ndef add(:\n```")}
+        return bad.get(samples[request.body["seed"]], good)
+
+    words = ("--from-samples=4", "--config.generate.seed=7", "--config.endpoint.reasks=0")
+    with llm_server.serving(bad_first_and_third) as server:
+        generate(server, tmp_path / "out", f"--tasks={tmp_path / 'tasks.jsonl'}", *words)
+        assert len(server.requests) == 4
+    row = json.loads((tmp_path / "out" / "outcomes.jsonl").read_text())
+    assert (row["end"], row["detail"]) == ("malformed", "solution: there is no program in it: no code")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["spent"]["solution"]["calls"] == 4
 
 
 @pytest.mark.parametrize(
