@@ -92,6 +92,31 @@ def test_tasks_that_the_endpoint_failed_are_said_and_tried_again(tmp_path):
         assert "sake" not in generate(server, tmp_path, *words)
 
 
+def test_a_round_of_more_features_that_the_endpoint_failed_ends_the_run_before_tasks_are_drawn(tmp_path):
+    def failing(request):
+        return llm_server.refuse(500) if "Extend this part" in request.text else scripted_model.behave(request)
+
+    words = ("--config.generate.tasks=2", "--config.generate.evolve_rounds=1", "--config.endpoint.tries=2")
+    with llm_server.serving(failing) as server:
+        said = generate(server, tmp_path / "out", *words, "--config.endpoint.break_after=100", status=1)
+        assert "generate.evolve_rounds: the endpoint failed round 0" in said
+        assert all("Extend this part" in text for text in server.texts())
+        server.behave = scripted_model.behave
+        generate(server, tmp_path / "out", *words)
+        generate(server, tmp_path / "undisturbed", *words)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_round_of_more_features_that_no_start_gets_answered_gives_nothing(tmp_path):
+    def refusing(request):
+        refused = llm_server.refuse(400, code="content_filter")
+        return refused if "Extend this part" in request.text else scripted_model.behave(request)
+
+    with llm_server.serving(refusing) as server:
+        said = generate(server, tmp_path, "--config.generate.tasks=2", "--config.generate.evolve_rounds=1")
+    assert "round 0 of growing the feature tree gave nothing" in said
+
+
 def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path):
     with (
         llm_server.serving(lambda request: llm_server.hang()) as server,
