@@ -234,6 +234,8 @@ class Run:
             "shard": list(self._settings.shard),
             "settings": self._judged_by,
             "pairing": _digest(self._what_changes_pairs()),
+            # What `merge` does to the pairs of all shards as a run does to its own.
+            "drop_duplicates": self._settings.pairing.filters.drop_duplicates,
         }
 
 
