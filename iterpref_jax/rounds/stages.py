@@ -12,6 +12,12 @@ from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 
+# Settings that change nothing of what a stage makes: how many rounds there are, and how fast and how far all may go.
+_FREE = (
+    *("rounds.count", "rounds.start_s", "sandbox.workers", "endpoint.requests_per_minute"),
+    *("endpoint.tokens_per_minute", "endpoint.budget_usd", "endpoint.max_calls", "endpoint.max_total_tokens"),
+)
+
 
 class Stages:
     """The stages of one round: `FOLDER/done/NAME.json` holds the command of each that has ended well."""
@@ -20,12 +26,12 @@ class Stages:
         self._folder, self._title = folder, title
 
     def is_done(self, name: str, command: Sequence[str]) -> bool:
-        """Whether a stage has ended before; raises UserError if that was another command."""
+        """Whether a stage has ended before; raises UserError if that was a command that makes something else."""
         marker = self._marker(name)
         if not marker.exists():
             return False
         before = json.loads(marker.read_text(encoding="utf-8"))
-        changed = [word for word in (*before, *command) if (word in before) != (word in command)]
+        changed = [word for word in (*before, *command) if (word in before) != (word in command) and not _is_free(word)]
         if changed:
             raise UserError(
                 f"{marker}: the stage {name} was done with other words ({shlex.join(changed)}); take them back, delete "
@@ -69,3 +75,7 @@ def _wait(command: Sequence[str]) -> int:
         running.terminate()
         running.wait()
         raise
+
+
+def _is_free(word: str) -> bool:
+    return word.partition("=")[0].removeprefix("--config.") in _FREE

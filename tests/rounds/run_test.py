@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import transformers
 from iterpref_jax.errors import UserError
 from iterpref_jax.rounds import server
 from iterpref_jax.rounds.run import Asked, RoundsSettings, as_markdown, server_command
+from iterpref_jax.rounds.stages import Stages
 from tests.support.checkpoints import write_chat_model
 from tests.support.runs import ROOT, command, environment
 
@@ -120,6 +122,46 @@ def test_a_server_that_ends_at_once_is_named_with_what_it_said(model, tmp_path, 
     assert ended.returncode == 1
     assert re.search("the server ended with status 1: no card", ended.stderr)
     shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def done(tmp_path):
+    """A stage that has ended, and its words."""
+    result, stages = tmp_path / "made", Stages(tmp_path, "round 1 of 2")
+    words = ["generate", "--config=c.py", "--config.rounds.count=2", "--config.endpoint.max_calls=9"]
+    stages.run("generate", ["touch", str(result)], result, known_as=words)
+    return stages, words
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rounds.count", 3),
+        ("rounds.start_s", 9.0),
+        ("sandbox.workers", 8),
+        ("endpoint.budget_usd", 1.0),
+        ("endpoint.max_calls", 10),
+        ("endpoint.max_total_tokens", 10),
+        ("endpoint.requests_per_minute", 10),
+        ("endpoint.tokens_per_minute", 10),
+    ],
+)
+def test_a_stage_is_done_whatever_the_settings_that_change_nothing_of_it(done, name, value):
+    stages, words = done
+    kept = [word for word in words if not word.startswith(f"--config.{name}=")]
+    assert stages.is_done("generate", kept)
+    assert stages.is_done("generate", [*kept, f"--config.{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["--config.rounds.serve=x", "--config.sandbox.wall_s=1.0", "--config.endpoint.reasks=3", "--tasks=rounds.count=3"],
+)
+def test_a_stage_of_other_settings_is_refused(done, word):
+    stages, words = done
+    more = [*words, word, "--config.rounds.count=3"]
+    with pytest.raises(UserError, match=re.escape(f"was done with other words ({shlex.quote(word)})")):
+        stages.is_done("generate", more)
 
 
 def test_a_server_command_needs_all_places():

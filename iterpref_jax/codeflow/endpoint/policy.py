@@ -16,6 +16,7 @@ _OVERLOAD = (408, 429, 503, 504, 529)
 # A 429 that no waiting mends; a 400 that is about one ask alone.
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached")
 _OF_ONE_ASK = {"context_length_exceeded": "context_length", "content_filter": "content_filter"}
+_NOT_UNICODE = "not_unicode"
 _TOO_LONG = ("maximum context length", "context length", "max_model_len")
 MAX_MESSAGE = 500
 
@@ -34,6 +35,11 @@ class AskFailed(Exception):
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the same ask would fail again, however well the endpoint is."""
+        return self.reason in (*_OF_ONE_ASK.values(), _NOT_UNICODE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ def failure_of(error: Exception, *, begun: bool, now: datetime.datetime) -> Fail
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return Failure(reason="truncated", message=f"the answer is no JSON: {error}"[:MAX_MESSAGE])
     if isinstance(error, UnicodeEncodeError):
-        return Failure(reason="not_unicode", message=f"the prompt is no Unicode text: {error.reason}", then="drop")
+        return Failure(reason=_NOT_UNICODE, message=f"the prompt is no Unicode text: {error.reason}", then="drop")
     return None
 
 

@@ -92,7 +92,8 @@ class Solver:
     async def _sample(self, draft: _Draft) -> None:
         """Programs drawn independently; of those that pass one is final (after Code-Optimise and PLUM)."""
         drawn = [self._writer.solution(draft.instruction, sample) for sample in range(self._samples)]
-        codes = await asyncio.gather(*drawn)
+        # All to their end: what is under way is paid, and of several failures the first sample's is told.
+        codes = [_value(got) for got in await asyncio.gather(*drawn, return_exceptions=True)]
         await self._freeze_tests(draft, codes[0])
         verdicts = [self._verdicts.of(draft.program(code)) for code in codes]
         for sample, (code, verdict) in enumerate(zip(codes, await asyncio.gather(*verdicts), strict=True)):
@@ -141,3 +142,9 @@ class Solver:
             worst = min(draft.scores, key=lambda name: draft.scores[name])
             if draft.scores[worst] < settings.min_test_score:
                 raise _Ended("low_test_score", f"{worst} {draft.scores[worst]}")
+
+
+def _value(got: str | BaseException) -> str:
+    if isinstance(got, BaseException):
+        raise got
+    return got

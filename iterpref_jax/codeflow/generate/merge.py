@@ -21,13 +21,15 @@ _SHARED = {
     "pairing": "settings of pairs, filters, or judge",
     "of_tasks": "number of tasks",
 }
+_NEEDED = {"shard", "drop_duplicates", *_SHARED}
 
 
 def merge(folders: Sequence[Path], out: Path) -> report.Report:
     """Writes outcomes, trajectories, pairs and the report of all shards into `out`, and returns the report.
 
-    Tasks come in the order of their numbers; of pairs that are equal the first is kept. Raises UserError for folders
-    that are not all shards of one generation, each once, and for an `out` that is one of them.
+    Tasks come in the order of their numbers; of equal pairs the first is kept, or all, as the shards' filters say.
+    Raises UserError for folders that are not all shards of one generation, each once, and for an `out` that is one of
+    them.
     """
     if out.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(f"--out: {out} is the folder of a shard, which would be lost; name another")
@@ -39,7 +41,9 @@ def merge(folders: Sequence[Path], out: Path) -> report.Report:
     records.write_trajectories(out / TRAJECTORIES, _trajectories(folders, order))
     pairs = [pair for folder in folders for pair in _pairs(folder / PAIRS)]
     pairs.sort(key=lambda pair: order[pair.meta["trajectory"]])
-    kept = list({filters.pair_key(pair): pair for pair in reversed(pairs)}.values())[::-1]
+    kept = pairs
+    if reports[0]["about"]["drop_duplicates"]:
+        kept = list({filters.pair_key(pair): pair for pair in reversed(pairs)}.values())[::-1]
     records.write_pairs(out / PAIRS, kept)
     dropped = collections.Counter({"duplicate": len(pairs) - len(kept)} if len(kept) < len(pairs) else {})
     for found in reports:
@@ -58,7 +62,7 @@ def _report(folder: Path) -> report.Report:
         raise UserError(f"{path}: there is no report; has `iterpref generate --out={folder}` ended?") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(found, dict) or not {"shard", *_SHARED} <= set(found.get("about", ())):
+    if not isinstance(found, dict) or _NEEDED - set(found.get("about", ())):
         raise UserError(f"{path}: no report of this version; start `iterpref generate --out={folder}` again")
     return found
 

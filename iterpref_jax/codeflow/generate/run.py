@@ -35,6 +35,7 @@ from iterpref_jax.codeflow.generate.settings import RunSettings
 from iterpref_jax.codeflow.generate.verdicts import Judge, Verdicts
 from iterpref_jax.codeflow.generate.writer import Writer
 from iterpref_jax.codeflow.sandbox import SandboxSettings
+from iterpref_jax.errors import UserError
 from iterpref_jax.progress import progress, say, warn
 
 JOURNAL, FEATURES, OUTCOMES = "journal.sqlite", "features.json", "outcomes.jsonl"
@@ -117,7 +118,10 @@ class Run:
         return [(n, seed) for n, seed in numbered if tasks.in_shard(seed, self._settings.shard)]
 
     async def _grown(self, tree: features.Tree, writer: Writer) -> features.Tree:
-        """Returns the tree after `evolve_rounds` questions for more features, each about the tree before it."""
+        """Returns the tree after `evolve_rounds` questions for more features, each about the tree before it.
+
+        Raises UserError if the endpoint failed one: with an answer the next start would draw other tasks.
+        """
         settings = self._settings.generate
         with progress("growing the feature tree", settings.evolve_rounds, "rounds") as advance:
             for number in range(settings.evolve_rounds):
@@ -125,6 +129,12 @@ class Run:
                 try:
                     tree = features.merge(tree, await writer.more_features(part, number))
                 except (AskFailed, MalformedAnswer) as error:
+                    if isinstance(error, AskFailed) and not error.lasts:
+                        raise UserError(
+                            f"generate.evolve_rounds: the endpoint failed round {number} of growing the feature tree "
+                            f"({error}), so no task was drawn; start the same command again: all answers so far are "
+                            "in the journal"
+                        ) from error
                     warn(f"round {number} of growing the feature tree gave nothing: {error}")
                 advance(1, f"{features.leaves(tree)} features")
         return tree
@@ -224,6 +234,8 @@ class Run:
             "shard": list(self._settings.shard),
             "settings": self._judged_by,
             "pairing": _digest(self._what_changes_pairs()),
+            # What `merge` does to the pairs of all shards as a run does to its own.
+            "drop_duplicates": self._settings.pairing.filters.drop_duplicates,
         }
 
 

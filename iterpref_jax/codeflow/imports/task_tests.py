@@ -42,12 +42,15 @@ TASK_FIELDS = (
     Field(name="style", aliases=("style", "test_style")),
 )
 _CASE_FIELDS = ("public_tests", "private_tests", "generated_tests", "cases")
+# It stands in the module of the program, whose own names are not to be touched.
 _CALLS = """\
-def plain(value):
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def __iterpref_plain__(value):
+    return [__iterpref_plain__(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-entry = getattr(globals()["Solution"](), NAME) if "Solution" in globals() else globals()[NAME]
+__iterpref_inf__ = 1e999
+__iterpref_nan__ = __iterpref_inf__ - __iterpref_inf__
+__iterpref_entry__ = getattr(globals()["Solution"](), NAME) if "Solution" in globals() else globals()[NAME]
 """
 
 
@@ -181,5 +184,18 @@ def _call_script(entry_point: str, inputs: list[Any], outputs: list[Any], place:
         arguments = [parsed(line, place) for line in given.split("\n")] if isinstance(given, str) else given
         wanted = parsed(wanted, place) if isinstance(wanted, str) and isinstance(given, str) else wanted
         arguments = arguments if isinstance(arguments, list) else [arguments]
-        lines.append(f"assert plain(entry(*{arguments!r})) == {wanted!r}\n")
+        call = f"__iterpref_entry__(*{_literal(arguments)})"
+        lines.append(f"assert __iterpref_plain__({call}) == {_literal(wanted)}\n")
     return "".join(lines)
+
+
+def _literal(value: Any) -> str:
+    """Returns what Python reads as a value of JSON, in which numbers may be infinite or none."""
+    text = repr(value)
+    if "inf" not in text and "nan" not in text:
+        return text
+    if isinstance(value, float):
+        return text.replace("inf", "__iterpref_inf__").replace("nan", "__iterpref_nan__")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_literal(item)}" for key, item in value.items()) + "}"
+    return "[" + ", ".join(map(_literal, value)) + "]" if isinstance(value, list) else text

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from iterpref_jax.codeflow.endpoint import Ask, Sampling
 from tests.codeflow.generate.run_test import command, contents, generate
 from tests.support import llm_server, scripted_model
 from tests.support.processes import below
@@ -91,6 +92,31 @@ def test_tasks_that_the_endpoint_failed_are_said_and_tried_again(tmp_path):
         assert "sake" not in generate(server, tmp_path, *words)
 
 
+def test_a_round_of_more_features_that_the_endpoint_failed_ends_the_run_before_tasks_are_drawn(tmp_path):
+    def failing(request):
+        return llm_server.refuse(500) if "Extend this part" in request.text else scripted_model.behave(request)
+
+    words = ("--config.generate.tasks=2", "--config.generate.evolve_rounds=1", "--config.endpoint.tries=2")
+    with llm_server.serving(failing) as server:
+        said = generate(server, tmp_path / "out", *words, "--config.endpoint.break_after=100", status=1)
+        assert "generate.evolve_rounds: the endpoint failed round 0" in said
+        assert all("Extend this part" in text for text in server.texts())
+        server.behave = scripted_model.behave
+        generate(server, tmp_path / "out", *words)
+        generate(server, tmp_path / "undisturbed", *words)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_round_of_more_features_that_no_start_gets_answered_gives_nothing(tmp_path):
+    def refusing(request):
+        refused = llm_server.refuse(400, code="content_filter")
+        return refused if "Extend this part" in request.text else scripted_model.behave(request)
+
+    with llm_server.serving(refusing) as server:
+        said = generate(server, tmp_path, "--config.generate.tasks=2", "--config.generate.evolve_rounds=1")
+    assert "round 0 of growing the feature tree gave nothing" in said
+
+
 def test_a_second_process_in_one_folder_is_refused_while_the_first_runs(tmp_path):
     with (
         llm_server.serving(lambda request: llm_server.hang()) as server,
@@ -118,6 +144,29 @@ def test_a_program_that_was_cut_is_asked_again_even_if_it_parses(tmp_path):
         generate(server, tmp_path, TASKS)
         assert sum("could not be read" in text for text in server.texts()) == 6
     assert '"end": "passed_first"' in (tmp_path / "outcomes.jsonl").read_text()
+
+
+def test_a_task_of_samples_ends_when_all_are_answered_and_names_the_first_that_failed(tmp_path):
+    slow = dict(pieces=10, pause_s=0.1)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=1, seed=7)
+    of_samples = dict(sampling=sampling, purpose="solution", prompt_version="", prompt="")
+    asks = [Ask(sample=sample, **of_samples) for sample in range(4)]
+    samples = {ask.seed: ask.sample for ask in asks}
+    task = {"task_id": "a", "instruction": "Write add_3(a, b).", "test_code": "assert add_3(0, 0) == 3"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
+
+    def bad_first_and_third(request):
+        good = llm_server.say(scripted_model.program(3, ""), **slow)
+        bad = {0: llm_server.say("I cannot.", **slow), 2: llm_server.say("```python\ndef add(:\n```")}
+        return bad.get(samples[request.body["seed"]], good)
+
+    words = ("--from-samples=4", "--config.generate.seed=7", "--config.endpoint.reasks=0")
+    with llm_server.serving(bad_first_and_third) as server:
+        generate(server, tmp_path / "out", f"--tasks={tmp_path / 'tasks.jsonl'}", *words)
+        assert len(server.requests) == 4
+    row = json.loads((tmp_path / "out" / "outcomes.jsonl").read_text())
+    assert (row["end"], row["detail"]) == ("malformed", "solution: there is no program in it: no code")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["spent"]["solution"]["calls"] == 4
 
 
 @pytest.mark.parametrize(

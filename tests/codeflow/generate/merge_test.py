@@ -1,5 +1,7 @@
 """What may be put together, and what may not; that shards give what one run gives is in run_test."""
 
+import collections
+import dataclasses
 import json
 import os
 import signal
@@ -8,10 +10,13 @@ import pytest
 
 from iterpref_jax.__main__ import main
 from iterpref_jax.cli import merge as command
+from iterpref_jax.codeflow import records, rows
+from iterpref_jax.codeflow.generate import report
 from iterpref_jax.codeflow.generate.merge import merge
+from iterpref_jax.codeflow.generate.outcome import Outcome, Step
 from iterpref_jax.errors import UserError
 
-ABOUT = {"tasks": 1, "of_tasks": 2, "settings": "s", "pairing": "p"}
+ABOUT = {"tasks": 1, "of_tasks": 2, "settings": "s", "pairing": "p", "drop_duplicates": True}
 
 
 def shard(folder, number, **changes):
@@ -34,6 +39,42 @@ def test_shards_of_different_generations_are_refused_with_what_differs(tmp_path,
     with pytest.raises(UserError, match=said):
         merge(folders, tmp_path / "all")
     assert not (tmp_path / "all").exists()
+
+
+def whole_shard(folder, number, drop_duplicates):
+    """A shard of one task, which is that of the other shard under another name."""
+    steps = [
+        Step(iteration=n, code=f"x = {n}\n", status=status, error_type="", traceback="", tests_run=1, tests_passed=n)
+        for n, status in enumerate(("fail", "pass"))
+    ]
+    text = dict(source="s", end="paired", detail="", instruction="Do.", test_code="assert x", setup_code="")
+    rest = dict(features=(), style="script", meta={}, scores={}, coverage=None)
+    outcome = Outcome(task_id=f"task/{number}", steps=tuple(steps), final=1, **text, **rest)
+    pair = records.Pair(
+        pair_id=f"pair/{number}",
+        task=f"task/{number}",
+        prompt="Do.",
+        chosen=steps[1].code,
+        rejected=steps[0].code,
+        form="code",
+        meta={"trajectory": f"task/{number}"},
+    )
+    folder.mkdir()
+    rows.write_rows(folder / "outcomes.jsonl", [{"number": number} | dataclasses.asdict(outcome)])
+    records.write_pairs(folder / "pairs.jsonl", [pair])
+    about = ABOUT | {"shard": [number, 2], "drop_duplicates": drop_duplicates, "samples": 0, "model": "m"}
+    bills = {"spent": {}, "wasted": {}}
+    made = report.make([outcome], [pair], collections.Counter(), bills, about | {"max_refinements": 1})
+    report.write(folder, made)
+    return folder
+
+
+@pytest.mark.parametrize(("drop_duplicates", "dropped"), [(True, {"duplicate": 1}), (False, {})])
+def test_equal_pairs_of_shards_are_dropped_if_one_run_would_drop_them(tmp_path, drop_duplicates, dropped):
+    folders = [whole_shard(tmp_path / str(number), number, drop_duplicates) for number in range(2)]
+    assert merge(folders, tmp_path / "all")["dropped_pairs"] == dropped
+    kept = [pair.pair_id for pair in records.read_pairs(tmp_path / "all" / "pairs.jsonl")]
+    assert kept == ["pair/0", "pair/1"][: 2 - len(dropped)]
 
 
 def test_a_shard_is_not_written_over(tmp_path):

@@ -198,6 +198,25 @@ def test_cases_of_functions_become_calls_of_functions_or_methods(tmp_path):
     assert [codes(trajectory)[-1] for trajectory in found] == [RIGHT, method]
 
 
+def test_cases_of_functions_may_hold_infinite_numbers_and_numbers_that_are_none(tmp_path):
+    right = "def low(d):\n    return min(v for v in d['nan'] if v == v)\n"
+    wrong = "def low(d):\n    return max(v for v in d['nan'] if v == v)\n"
+    inputs, outputs = [[{"nan": [float("nan"), 2.5, -float("inf")]}], [{"nan": [float("inf")]}]], [-1e999, 1e999]
+    cases = json.dumps({"fn_name": "low", "inputs": inputs, "outputs": outputs})
+    row = {"task_id": "low", "question": "Low.", "input_output": cases, "solutions": [right]}
+    [trajectory], _ = run_import(tmp_path, "problems", [{**row, "incorrect_solutions": [wrong]}])
+    assert [version.error_type for version in trajectory.versions] == ["AssertionError", None]
+
+
+@pytest.mark.parametrize("name", ["plain", "entry"])
+def test_a_program_may_name_its_functions_as_it_likes(tmp_path, name):
+    cases = json.dumps({"fn_name": "add", "inputs": [[1, 2], [2, 2]], "outputs": [[3], [4]]})
+    right = f"def {name}(a, b):\n    return [a + b]\n\n\ndef add(a, b):\n    return {name}(a, b)\n"
+    row = {"task_id": "add", "question": "Add.", "input_output": cases, "solutions": [right]}
+    [trajectory], _ = run_import(tmp_path, "problems", [{**row, "incorrect_solutions": [WRONG]}])
+    assert codes(trajectory)[-1] == right
+
+
 def test_only_the_chosen_number_of_solutions_is_run(tmp_path):
     row = {**ADD, "solutions": [RIGHT + "#\n" * n for n in range(5)], "incorrect_solutions": [WRONG]}
     limits = dataclasses.replace(LIMITS, max_solutions=2)
