@@ -18,7 +18,7 @@ from iterpref_jax.evaluate.tasks import Benchmark, Task
 from iterpref_jax.progress import progress
 
 # Changes when the same text may become another program, or the same program another verdict.
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
