@@ -12,6 +12,7 @@ from etils import epath
 
 from iterpref_jax import settings
 from iterpref_jax.cli import model, options
+from iterpref_jax.cli.stored import stored_config
 from iterpref_jax.codeflow.sandbox import SandboxSettings, interpreter, open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, results, samples, score_text
@@ -21,6 +22,7 @@ from iterpref_jax.evaluate.generators import BuiltIn, Generator
 from iterpref_jax.evaluate.judging import Outcome
 from iterpref_jax.evaluate.tasks import Benchmark, Limits
 from iterpref_jax.progress import say
+from iterpref_jax.train import restore
 from iterpref_jax.train.signals import stop_requested
 
 CANONICAL = "canonical"
@@ -86,7 +88,9 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
     if chosen.samples:
         if chosen.model or chosen.workdir or chosen.endpoint:
             raise UserError("--samples are judged as they are: leave --model, --workdir and --endpoint out")
-        return f"{score_text.STORED}{chosen.samples}"
+        # What is there is judged anew under the name that it has already.
+        is_file = chosen.samples != CANONICAL and not chosen.score_only
+        return f"{score_text.STORED}{chosen.samples}" + (f" ({samples.digest(chosen.samples)})" if is_file else "")
     if chosen.endpoint:
         if chosen.model or chosen.workdir:
             raise UserError("--endpoint is asked for the model endpoint.model: leave --model and --workdir out")
@@ -95,16 +99,20 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
         if not config.model.path and not chosen.score_only:
             raise UserError("there is no model: give --model=DIR, --workdir=RUN, --endpoint, or --samples=FILE")
         return config.model.path
-    if chosen.step is None:
+    if not chosen.score_only:
         # Fixed now: a run that goes on training must not change the model in the middle of its answers.
-        chosen.step = _newest_step(chosen.workdir)
+        chosen.step = _step(chosen.workdir, chosen.step)
     return f"step {chosen.step} of {chosen.workdir}"
 
 
-def _newest_step(workdir: str) -> int | None:
+def _step(workdir: str, step: int | str | None) -> int | str | None:
+    """Returns the number of the newest or the best checkpoint; where there is none yet, opening the model says so."""
     folder = epath.Path(workdir) / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if step == restore.BEST and steps:
+        return restore.best_step(epath.Path(workdir), stored_config(workdir).train.keep_best, steps)
+    return step if step is not None or not steps else steps[-1]
 
 
 def _sampled(

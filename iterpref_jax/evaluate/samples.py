@@ -8,6 +8,7 @@ must pass. `settings.json`: what all were made with.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,14 @@ def import_samples(path: str) -> Iterator[Sample]:
         )
 
 
+def digest(path: str) -> str:
+    """Returns a file's sha256, its first 12 digits, by name; raises UserError where there is no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"--samples: {path}: there is no such file; check the path")
+    with Path(path).open("rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
 def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str, Any]:
     """Stores what a run is made with, or compares it with what the folder was made with; returns it.
 
@@ -144,9 +153,14 @@ def _refuse_other(folder: Path, stored: dict[str, Any], now: dict[str, Any], adv
     for name in sorted(stored.keys() | now.keys()):
         if stored.get(name) != now.get(name):
             raise UserError(
-                f"{folder} was made with {name} = {rows.shown(stored.get(name))}, now it is "
-                f"{rows.shown(now.get(name))}; {advice}"
+                f"{folder} was made with {name} = {_whole(stored.get(name))}, now it is {_whole(now.get(name))}; "
+                + advice
             )
+
+
+def _whole(value: Any) -> str:
+    # Not cut: two models may differ in the last letters of a long path.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _row(item: Sample | Verdict) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`iterpref eval` and `iterpref compare`: a tiny model, an endpoint on loopback, stored samples, a killed run."""
 
+import hashlib
 import json
 import platform
 import signal
@@ -10,6 +11,8 @@ import time
 import pytest
 
 from iterpref_jax.__main__ import main
+from iterpref_jax.cli import model as model_of_cli
+from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import init_params
 from tests.data import tiny
@@ -110,6 +113,45 @@ def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     assert main(["compare", str(tmp_path / "given"), str(tmp_path / "best"), f"--out={tmp_path / 'both'}"]) == 0
     assert "1 gained, 0 lost" in capsys.readouterr().err
     assert "t/1" in (tmp_path / "both" / "comparison.html").read_text()
+
+
+def test_a_file_of_samples_that_has_changed_is_refused(tasks, tmp_path, capsys):
+    given = tmp_path / f"{'given' * 12}.jsonl"
+    given.write_text("".join(json.dumps({"task_id": name, "solution": CODE[name]}) + "\n" for name in CODE))
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}") == 0
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())["samples"]["model"]
+    assert stored == f"samples {given} (sha256 {hashlib.sha256(given.read_bytes()).hexdigest()[:12]})"
+    given.write_text(given.read_text().replace("+ b", "- b"))
+    capsys.readouterr()
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}") == 1
+    now = hashlib.sha256(given.read_bytes()).hexdigest()[:12]
+    assert f'was made with model = "{stored}", now it is "samples {given} (sha256 {now})"' in capsys.readouterr().err
+    # The stored ones are judged, whatever became of their file.
+    given.unlink()
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}", "--score-only") == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["made_with"]["samples"]["model"] == stored
+    assert scores(tmp_path / "run") == {"base@1": 1.0}
+
+
+def test_the_best_checkpoint_is_fixed_by_its_number_when_a_run_starts(tasks, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "training"
+    for step in (2, 4, 6):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"train": {"keep_best": "loss"}}))
+    lines = [{"step": step, "split": "eval", "loss": loss} for step, loss in ((2, 0.9), (4, 0.1), (6, 0.5))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    opened = []
+
+    def refused(chosen, config):
+        opened.append(chosen.step)
+        raise UserError("not opened here")
+
+    monkeypatch.setattr(model_of_cli, "open_model", refused)
+    for step, number in (("best", 4), ("2", 2)):
+        assert evaluated(tasks, tmp_path / step, f"--workdir={run}", f"--step={step}") == 1
+        stored = json.loads((tmp_path / step / "settings.json").read_text())
+        assert stored["samples"]["model"] == f"step {number} of {run}"
+    assert opened == [4, 2]
 
 
 def test_a_run_that_is_killed_while_it_judges_goes_on(tasks, tmp_path):
