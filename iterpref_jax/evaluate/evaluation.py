@@ -131,8 +131,8 @@ def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container
     ]
 
 
-def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
-    """Copies the samples of a file into the run's folder.
+def read_stored(benchmark: Benchmark, path: str) -> list[Sample]:
+    """Returns the samples of a file.
 
     Raises:
         UserError: a sample of a task that the benchmark does not have, or a task without one.
@@ -144,15 +144,11 @@ def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
     lacking = sorted(known - {sample.task_id for sample in found})
     if lacking:
         raise UserError(f"{path} has no sample of {len(lacking)} tasks, the first {lacking[0]}; each counts in a score")
-    _store(found, folder)
+    return found
 
 
-def take_canonical(benchmark: Benchmark, folder: Path) -> None:
-    """Stores the published solutions as samples; raises UserError for a task that has none."""
-    _store(_canonical(benchmark), folder)
-
-
-def _canonical(benchmark: Benchmark) -> list[Sample]:
+def canonical(benchmark: Benchmark) -> list[Sample]:
+    """Returns the published solutions as samples; raises UserError for a task that has none."""
     lacking = [task.task_id for task in benchmark.tasks if not task.canonical]
     if lacking:
         raise UserError(f"{benchmark.source}: {len(lacking)} tasks have no published solution, the first {lacking[0]}")
@@ -188,7 +184,7 @@ def judge_references(
     """As `judge`, for the published solutions, if they must pass."""
     if not settings.reference_must_pass:
         return True
-    return _judge(settings, benchmark, _canonical(benchmark), sandbox, folder / samples.REFERENCES, should_stop)
+    return _judge(settings, benchmark, canonical(benchmark), sandbox, folder / samples.REFERENCES, should_stop)
 
 
 def counted(settings: EvaluateSettings, benchmark: Benchmark, folder: Path) -> tuple[Benchmark, dict[str, Outcome]]:
@@ -268,7 +264,8 @@ def verdicts_by_task(benchmark: Benchmark, verdicts: Iterable[Verdict]) -> dict[
     return found
 
 
-def _store(found: Sequence[Sample], folder: Path) -> None:
+def store(found: Sequence[Sample], folder: Path) -> None:
+    """Writes the samples of a run that asks no model."""
     with replacing(folder / samples.SAMPLES) as partial, Appender(Path(partial)) as file:
         for sample in found:
             file.add(sample)

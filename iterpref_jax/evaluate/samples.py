@@ -129,12 +129,15 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
     stored, the verdicts are dropped, and the model is the one that is stored.
 
     Raises:
-        UserError: the folder holds samples, or scores, of other settings: the difference is named.
+        UserError: the folder holds samples, or scores, of other settings: the difference is named. Or there is nothing
+            to judge with `rescore`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
-    if path.exists():
+    if rescore and not path.exists():
+        raise UserError(f"{folder} holds no samples to judge: run the command without --score-only first")
+    # A command that failed before its first sample is no reason to refuse the corrected one.
+    if path.exists() and (rescore or _holds_rows(folder)):
         stored = json.loads(path.read_text(encoding="utf-8"))
         if rescore:
             settings["samples"]["model"] = stored["samples"]["model"]
@@ -145,8 +148,13 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
     if rescore:
         for name in (VERDICTS, REFERENCES):
             (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return settings
+
+
+def _holds_rows(folder: Path) -> bool:
+    return any(next(_rows(folder / name), None) is not None for name in (SAMPLES, VERDICTS, REFERENCES))
 
 
 def _refuse_other(folder: Path, stored: dict[str, Any], now: dict[str, Any], advice: str) -> None:

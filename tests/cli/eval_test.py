@@ -154,6 +154,27 @@ def test_the_best_checkpoint_is_fixed_by_its_number_when_a_run_starts(tasks, tmp
     assert opened == [4, 2]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model=NOWHERE"], "NOWHERE"),
+        (["--model=NOWHERE", "--prompt-style=chat"], "has no prompt in the style 'chat'"),
+        (["--samples=nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
+        (["--samples={part}"], "has no sample of 2 tasks"),
+        (["--score-only"], "holds no samples to judge: run the command without --score-only first"),
+    ],
+)
+def test_a_corrected_command_takes_the_folder_of_one_that_failed(words, message, tasks, tmp_path, capsys):
+    part = tmp_path / "part.jsonl"
+    part.write_text(json.dumps({"task_id": "t/0", "solution": "x = 1"}) + "\n")
+    assert evaluated(tasks, tmp_path / "run", *(word.format(part=part) for word in words)) == 1
+    assert message in capsys.readouterr().err
+    # Only a model that cannot be opened is found out after the folder is made.
+    assert (tmp_path / "run").exists() == (words == ["--model=NOWHERE"])
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical") == 0
+    assert scores(tmp_path / "run") == {"base@1": 1.0}
+
+
 def test_a_run_that_is_killed_while_it_judges_goes_on(tasks, tmp_path):
     words = ["eval", CONFIG, "--benchmark=humaneval", f"--data={tasks}", f"--out={tmp_path / 'run'}"]
     slow = tmp_path / "slow.jsonl"

@@ -111,6 +111,24 @@ def test_other_settings_are_refused_with_the_difference(changes, message, tmp_pa
         run(tmp_path, sandbox, Writer(), made.settings(**changes))
 
 
+def test_settings_of_a_folder_that_holds_nothing_yet_are_replaced(tmp_path, sandbox):
+    first, second = (evaluation.made_with(made.settings(), made.benchmark(), origin) for origin in ("wrong", "writer"))
+    samples.settle(tmp_path, first, rescore=False)
+    # As a process leaves it whose model cannot be asked, or that died in its first answer.
+    (tmp_path / "samples.jsonl").write_text('{"task_id": "made/a')
+    assert samples.settle(tmp_path, second, rescore=False) == second
+    assert run(tmp_path, sandbox, Writer())["made_with"] == second
+    with pytest.raises(UserError, match='made with model = "writer", now it is "wrong"'):
+        samples.settle(tmp_path, first, rescore=False)
+
+
+def test_a_folder_without_a_run_cannot_be_judged_anew(tmp_path):
+    made_with = evaluation.made_with(made.settings(), made.benchmark(), "")
+    with pytest.raises(UserError, match="holds no samples to judge: run the command without --score-only first"):
+        samples.settle(tmp_path / "new", made_with, rescore=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer())
     writer = Writer()
@@ -190,7 +208,8 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
         {"task_id": "made/less", "completion": "    return a - b\n"},
         {"task_id": "made/less", "completion": "    return a\n"},
     ]
-    evaluation.take_stored(benchmark, str(made.write_lines(tmp_path / "given.jsonl", rows)), tmp_path)
+    path = made.write_lines(tmp_path / "given.jsonl", rows)
+    evaluation.store(evaluation.read_stored(benchmark, str(path)), tmp_path)
     evaluation.judge(made.settings(), benchmark, sandbox, tmp_path, never)
     passed = {
         key: verdict.judged.passes("plus")
@@ -210,8 +229,7 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
 def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path):
     path = made.write_lines(tmp_path / "given.jsonl", rows)
     with pytest.raises(UserError, match=message):
-        evaluation.take_stored(made.benchmark(), str(path), tmp_path)
-    assert not (tmp_path / "samples.jsonl").exists()
+        evaluation.read_stored(made.benchmark(), str(path))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def stored(folder, style, **changes):
 def outcome(benchmark, sandbox, folder):
     """What came of the last version."""
     folder.mkdir()
-    evaluation.take_canonical(benchmark, folder)
+    evaluation.store(evaluation.canonical(benchmark), folder)
     assert evaluation.judge(made.settings(), benchmark, sandbox, folder, lambda: False)
     return samples.read_verdicts(folder / samples.VERDICTS)["add", 0].judged.outcomes[0]
 
