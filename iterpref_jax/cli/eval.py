@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     folder, limits = Path(chosen.out), _limited(settings.read_section(config, "sandbox"), benchmark.limits)
     # Asked before the model is: a wrong path must not be found out after hours.
     python = str(interpreter.find(limits.python)) if limits.python else ""
-    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), python)
+    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), limits, python)
     is_asking = not (chosen.samples or chosen.score_only)
     if is_asking:
         prompts.check_style(asked.prompt_style, benchmark)

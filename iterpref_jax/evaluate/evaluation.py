@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax.atomic import replacing
-from iterpref_jax.codeflow.sandbox import Sandbox
+from iterpref_jax.codeflow.sandbox import Sandbox, SandboxSettings
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import cleaning, judging, prompts, samples
 from iterpref_jax.evaluate.generators import Generator, Sampling, Wanted
@@ -19,6 +19,8 @@ from iterpref_jax.progress import progress
 
 # Changes when the same text may become another program, or the same program another verdict.
 SCORING_VERSION = 3
+# Settings of the sandbox that are no limits.
+_TOLD_APART = ("tier", "allow_unsafe", "python")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,12 @@ class EvaluateSettings:
         )
 
 
-def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, python: str = "") -> dict[str, Any]:
+def made_with(
+    settings: EvaluateSettings, benchmark: Benchmark, origin: str, limits: SandboxSettings, python: str = ""
+) -> dict[str, Any]:
     """Returns what is stored beside a run's files: what decides its samples, and what decides its scores.
 
-    `python` names the interpreter that programs run in, "" the one that runs this.
+    `limits` are those of every program; `python` names the interpreter that they run in, "" the one that runs this.
     """
     sampling = dataclasses.asdict(settings.sampling(benchmark))
     asked = {"benchmark": benchmark.name, "prompt_style": settings.prompt_style, "n": settings.n, **settings.choice()}
@@ -86,9 +90,17 @@ def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, pyt
             "compat": settings.compat,
             "scoring": SCORING_VERSION,
             "python": python,
+            "limits": _limits(limits),
             "reference_must_pass": settings.reference_must_pass,
         },
     }
+
+
+def _limits(sandbox: SandboxSettings) -> str:
+    # The tier follows from the machine, and the interpreter is told with its version.
+    matter = {name: value for name, value in sandbox.that_matter().items() if name not in _TOLD_APART}
+    preload = " ".join(matter.pop("preload"))
+    return ", ".join(f"{name} {value}" for name, value in (matter | ({"preload": preload} if preload else {})).items())
 
 
 def generate(

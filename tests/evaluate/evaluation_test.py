@@ -37,10 +37,13 @@ def sandbox():
         yield opened
 
 
-def run(folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never, python=""):
+def run(
+    folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never, python="", **limits
+):
     """One command's work; returns the results, or None if it stopped."""
     settings, benchmark = settings or made.settings(), benchmark or made.benchmark()
-    made_with = evaluation.made_with(settings, benchmark, "writer", python)
+    limited = dataclasses.replace(made.SANDBOX, **limits)
+    made_with = evaluation.made_with(settings, benchmark, "writer", limited, python)
     samples.settle(folder, made_with, rescore=rescore)
     if not rescore and not evaluation.generate(settings, benchmark, lambda: writer, folder, should_stop):
         return None
@@ -112,7 +115,9 @@ def test_other_settings_are_refused_with_the_difference(changes, message, tmp_pa
 
 
 def test_settings_of_a_folder_that_holds_nothing_yet_are_replaced(tmp_path, sandbox):
-    first, second = (evaluation.made_with(made.settings(), made.benchmark(), origin) for origin in ("wrong", "writer"))
+    first, second = (
+        evaluation.made_with(made.settings(), made.benchmark(), origin, made.SANDBOX) for origin in ("wrong", "writer")
+    )
     samples.settle(tmp_path, first, rescore=False)
     # As a process leaves it whose model cannot be asked, or that died in its first answer.
     (tmp_path / "samples.jsonl").write_text('{"task_id": "made/a')
@@ -123,7 +128,7 @@ def test_settings_of_a_folder_that_holds_nothing_yet_are_replaced(tmp_path, sand
 
 
 def test_a_folder_without_a_run_cannot_be_judged_anew(tmp_path):
-    made_with = evaluation.made_with(made.settings(), made.benchmark(), "")
+    made_with = evaluation.made_with(made.settings(), made.benchmark(), "", made.SANDBOX)
     with pytest.raises(UserError, match="holds no samples to judge: run the command without --score-only first"):
         samples.settle(tmp_path / "new", made_with, rescore=True)
     assert not (tmp_path / "new").exists()
@@ -144,6 +149,17 @@ def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox
         run(tmp_path, sandbox, Writer(), python=python)
     run(tmp_path, sandbox, Writer(), python=python, rescore=True)
     assert f"| python | {python} |" in (tmp_path / "report.md").read_text()
+
+
+def test_verdicts_under_other_limits_are_refused_and_named(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    with pytest.raises(UserError, match=r'limits = "wall_s 10\.0, .*", now it is "wall_s 2\.5, .*--score-only'):
+        run(tmp_path, sandbox, Writer(), wall_s=2.5)
+    # Neither another tier nor more workers are another verdict.
+    run(tmp_path, sandbox, Writer(), tier="bwrap", workers=7, warm=True)
+    run(tmp_path, sandbox, Writer(), rescore=True, wall_s=2.5, preload=("json", "math"))
+    shown = "| limits | wall_s 2.5, cpu_s 5, memory_mb 1024, output_kb 1024, preload json math |"
+    assert shown in (tmp_path / "report.md").read_text()
 
 
 def with_broken_reference():
