@@ -19,7 +19,7 @@ import markupsafe
 
 from iterpref_jax.evaluate import comparison, score_text
 from iterpref_jax.evaluate.comparison import Comparison
-from iterpref_jax.evaluate.prompts import shown
+from iterpref_jax.evaluate.prompts import fitting, shown
 from iterpref_jax.evaluate.samples import VERDICTS, Verdict, read_verdicts
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 
@@ -30,7 +30,9 @@ THEMES = {"light": "friendly", "dark": "github-dark"}
 
 def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: Benchmark) -> str:
     """Returns the page of one run."""
-    style = found["made_with"]["samples"]["prompt_style"]
+    asked, styles = found["made_with"]["samples"]["prompt_style"], fitting(benchmark)
+    # Samples of a file were made with a prompt that is not known here.
+    style = asked if asked in styles else styles[0]
     tasks = [
         {
             "name": task.task_id,

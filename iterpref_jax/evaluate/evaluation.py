@@ -49,6 +49,7 @@ class EvaluateSettings:
 
     def __post_init__(self):
         judging.check_compat(self.compat)
+        prompts.check_known(self.prompt_style)
         for name, least in {"n": 1, "max_new_tokens": 0, "limit": 0, "draws": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")

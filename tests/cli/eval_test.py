@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,15 @@ def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     assert "t/1" in (tmp_path / "both" / "comparison.html").read_text()
 
 
+@pytest.mark.parametrize("style", ["raw", "chat", "evalplus-openai"])
+def test_the_page_of_stored_samples_shows_a_prompt_that_the_benchmark_has(style, tasks, tmp_path):
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical", f"--prompt-style={style}") == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    prompt = re.sub(r"<[^>]*>", "", page.split("<h3>Prompt</h3>")[1].split("</pre>")[0])
+    assert "def add_0(a, b):" in prompt
+    assert ("markdown code block" in prompt) == (style == "evalplus-openai")
+
+
 def test_a_file_of_samples_that_has_changed_is_refused(tasks, tmp_path, capsys):
     given = tmp_path / f"{'given' * 12}.jsonl"
     given.write_text("".join(json.dumps({"task_id": name, "solution": CODE[name]}) + "\n" for name in CODE))
@@ -209,6 +219,7 @@ def test_another_interpreter_is_stored_with_the_scores(tasks, tmp_path):
         (["--samples=canonical", "--endpoint"], "leave --model, --workdir and --endpoint out"),
         (["--samples=canonical", "--config.evaluate.compat=heads"], "did you mean 'head'"),
         (["--prompt-style=chat", "--model=NOWHERE"], "humaneval has no prompt in the style 'chat'; it has base"),
+        (["--samples=canonical", "--prompt-style=bass"], "'bass' is not known; did you mean 'base'"),
         ([], "there is no model: give --model=DIR"),
     ],
 )

@@ -255,6 +255,7 @@ def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path)
         ({"compat": "evalplus"}, "did you mean 'evalplus-0.3.1'"),
         ({"pass_at": (10,)}, r"pass@k needs k answers a task, evaluate.n is 1"),
         ({"draws": 0}, "evaluate.draws must be at least 1"),
+        ({"prompt_style": "evalplus-vlm"}, "evaluate.prompt_style: 'evalplus-vlm' is not known; did you mean"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
