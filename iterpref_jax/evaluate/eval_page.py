@@ -41,7 +41,7 @@ def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: 
             "samples": by_task[task.task_id][:SAMPLES_SHOWN],
             "count": len(by_task[task.task_id]),
             "passed": sum(verdict.judged.failed is None for verdict in by_task[task.task_id]),
-            "classes": sorted({_class(verdict) for verdict in by_task[task.task_id]} - {""}),
+            "classes": sorted(set().union(*map(_classes, by_task[task.task_id]))),
         }
         for task in benchmark.tasks
     ]
@@ -119,6 +119,7 @@ def prompt_text(style: str, benchmark: Benchmark, task: Task) -> str:
     return "\n\n".join([*parts, f"[assistant]\n{prompt.prefill}"] if prompt.prefill else parts) or prompt.text
 
 
-def _class(verdict: Verdict) -> str:
+def _classes(verdict: Verdict) -> set[str]:
+    # All that the table of errors counts: its classes are what tasks are chosen by.
     failed = verdict.judged.failed
-    return "" if failed is None else failed.error_type or failed.status
+    return set() if failed is None else set(failed.failing)

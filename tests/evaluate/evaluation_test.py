@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import html
 import json
+import re
 
 import pytest
 
@@ -11,6 +13,7 @@ from iterpref_jax.codeflow.sandbox import open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import error_table, eval_page, eval_report, evaluation, results, samples, score_text
 from iterpref_jax.evaluate.generators import Endpoint, Sampling, Wanted, Written
+from iterpref_jax.evaluate.judging import Judged
 from iterpref_jax.evaluate.prompts import Shown
 from tests.evaluate import made
 
@@ -277,6 +280,29 @@ def test_errors_are_counted_once_a_task_and_class_with_quoted_names_replaced():
     assert (second.name, second.tasks) == ("TypeError", 1)
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("can't multiply sequence by non-int of type 'str'", "can't multiply sequence by non-int of type 'X'"),
+        ("module \"a\" has no attribute 'b'\nmore", "module 'X' has no attribute 'X'"),
+        ("'int' object isn't iterable, it doesn't", "'X' object isn't iterable, it doesn't"),
+    ],
+)
+def test_an_apostrophe_is_no_quote(message, expected):
+    assert error_table.normalised(message) == expected
+
+
+def test_a_task_is_found_on_the_page_by_every_class_of_its_errors(tmp_path, sandbox):
+    found = run(tmp_path, sandbox, Writer())
+    verdicts = samples.read_verdicts(tmp_path / samples.VERDICTS)
+    (failed,) = verdicts["made/less", 0].judged.outcomes
+    both = dataclasses.replace(failed, failing={"AssertionError": 1, "KeyError": 2})
+    verdict = dataclasses.replace(verdicts["made/less", 0], judged=Judged(outcomes=(both,), tier="bwrap"))
+    page = eval_page.render(found, {"made/add": [], "made/less": [verdict]}, made.benchmark())
+    listed = re.findall(r'data-classes="([^"]*)"', page)
+    assert [json.loads(html.unescape(text)) for text in listed] == [[], ["AssertionError", "KeyError"]]
+
+
 def test_a_page_escapes_what_programs_and_models_wrote(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer(lambda task, sample: "    return '<script>alert(1)</script>' + (a - 1)\n"))
     page = (tmp_path / "report.html").read_text()
@@ -286,9 +312,6 @@ def test_a_page_escapes_what_programs_and_models_wrote(tmp_path, sandbox):
 
 
 def test_colours_change_nothing_of_a_program():
-    import html
-    import re
-
     code = "\n\nx = '<&>'\t# é\n\n\n"
     assert html.unescape(re.sub(r"<[^>]*>", "", eval_page.highlighted(code))) == code
 
