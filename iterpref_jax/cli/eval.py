@@ -15,6 +15,7 @@ from iterpref_jax import settings
 from iterpref_jax.cli import model, options
 from iterpref_jax.cli.stored import stored_config
 from iterpref_jax.codeflow.sandbox import SandboxSettings, interpreter, open_sandbox
+from iterpref_jax.codeflow.sandbox.tiers import check_settings
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, prompts, results, samples, score_text
 from iterpref_jax.evaluate.benchmarks.file import Choice
@@ -39,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     asked = settings.read_section(config, "evaluate")
     benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
     folder, limits = Path(chosen.out), _limited(settings.read_section(config, "sandbox"), benchmark.limits)
-    # Asked before the model is: a wrong path must not be found out after hours.
+    # Asked before the model is: a wrong setting must not be found out after hours, nor behind dropped verdicts.
+    check_settings(limits)
     python = str(interpreter.find(limits.python)) if limits.python else ""
     made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), limits, python)
     is_asking = not (chosen.samples or chosen.score_only)

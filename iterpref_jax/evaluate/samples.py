@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
 
 SAMPLES, VERDICTS, REFERENCES, SETTINGS = "samples.jsonl", "verdicts.jsonl", "references.jsonl", "settings.json"
+# What is made of the verdicts.
+RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
 # both judged as they are.
 Form = Literal["answer", "completion", "solution"]
@@ -126,7 +129,7 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
     """Stores what a run is made with, or compares it with what the folder was made with; returns it.
 
     `settings` has the parts `samples` and `scores`. With `rescore` other scoring settings replace those that are
-    stored, the verdicts are dropped, and the model is the one that is stored.
+    stored, the verdicts and what was made of them are dropped, and the model is the one that is stored.
 
     Raises:
         UserError: the folder holds samples, or scores, of other settings: the difference is named. Or there is nothing
@@ -146,7 +149,7 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
             advice = "give another --out, or --score-only to judge the stored samples anew"
             _refuse_other(folder, stored["scores"], settings["scores"], advice)
     if rescore:
-        for name in (VERDICTS, REFERENCES):
+        for name in (PAGE, REPORT, RESULTS, VERDICTS, REFERENCES):
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
@@ -191,6 +194,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        path.write_bytes(whole)
+        # In place: a kill while the file is written anew would lose every row.
+        os.truncate(path, len(whole))
     for line in whole.split(b"\n")[:-1]:
         yield json.loads(line)

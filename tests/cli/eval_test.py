@@ -116,6 +116,14 @@ def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     assert "t/1" in (tmp_path / "both" / "comparison.html").read_text()
 
 
+@pytest.mark.parametrize("word", ["--data=nowhere.jsonl", "--config.sandbox.tier=bwarp", "--compat=heads"])
+def test_what_cannot_be_judged_anew_keeps_its_verdicts(word, tasks, tmp_path):
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical", "--score-only", word) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
 @pytest.mark.parametrize("style", ["raw", "chat", "evalplus-openai"])
 def test_the_page_of_stored_samples_shows_a_prompt_that_the_benchmark_has(style, tasks, tmp_path):
     assert evaluated(tasks, tmp_path / "run", "--samples=canonical", f"--prompt-style={style}") == 0

@@ -103,6 +103,17 @@ def test_a_line_that_a_killed_process_left_half_written_is_made_again(tmp_path, 
     assert again == first
 
 
+def test_a_half_written_line_is_cut_off_in_place(tmp_path, monkeypatch):
+    path = tmp_path / "samples.jsonl"
+    evaluation.store(evaluation.canonical(made.benchmark()), tmp_path)
+    whole, file = path.read_bytes(), path.stat().st_ino
+    path.write_bytes(whole + b'{"task_id"')
+    # Whoever writes the rows again and is killed meanwhile has lost them.
+    monkeypatch.setattr(type(path), "write_bytes", lambda *words: pytest.fail("rows were written again"))
+    assert len(samples.read_samples(tmp_path)) == 2
+    assert (path.read_bytes(), path.stat().st_ino) == (whole, file)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -143,6 +154,14 @@ def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
     found = run(tmp_path, sandbox, writer, made.settings(compat="evalplus-0.3.1"), rescore=True)
     assert writer.asked == []
     assert found["made_with"]["scores"]["compat"] == "evalplus-0.3.1"
+
+
+def test_results_of_verdicts_that_are_dropped_go_with_them(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    settings = made.settings(compat="evalplus-0.3.1")
+    assert run(tmp_path, sandbox, Writer(), settings, rescore=True, should_stop=lambda: True) is None
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"samples.jsonl", "verdicts.jsonl", "settings.json"}
 
 
 def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox):
