@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     is_asking = not (chosen.samples or chosen.score_only)
     if is_asking:
         prompts.check_style(asked.prompt_style, benchmark)
-    given = _given(chosen, benchmark)
+    given = _given(chosen, asked, benchmark)
     # From here on the folder is written; what was given is known to be good.
     made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
     if given and not samples.read_samples(folder):
@@ -99,7 +99,7 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
     """What the samples come from, as it is stored with them."""
     if chosen.samples:
         if chosen.model or chosen.workdir or chosen.endpoint:
-            raise UserError("--samples are judged as they are: leave --model, --workdir and --endpoint out")
+            raise UserError("--samples asks no model: leave --model, --workdir and --endpoint out")
         # What is there is judged anew under the name that it has already.
         is_file = chosen.samples != CANONICAL and not chosen.score_only
         return f"{score_text.STORED}{chosen.samples}" + (f" ({samples.digest(chosen.samples)})" if is_file else "")
@@ -127,13 +127,13 @@ def _step(workdir: str, step: int | str | None) -> int | str | None:
     return step if step is not None or not steps else steps[-1]
 
 
-def _given(chosen: argparse.Namespace, benchmark: Benchmark) -> list[Sample]:
+def _given(chosen: argparse.Namespace, asked: EvaluateSettings, benchmark: Benchmark) -> list[Sample]:
     """Returns the samples that are there already: none where a model is asked, or stored ones are judged anew."""
     if chosen.score_only or not chosen.samples:
         return []
     if chosen.samples == CANONICAL:
         return evaluation.canonical(benchmark)
-    return evaluation.read_stored(benchmark, chosen.samples)
+    return evaluation.read_stored(asked, benchmark, chosen.samples)
 
 
 def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:

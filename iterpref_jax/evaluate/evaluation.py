@@ -144,11 +144,12 @@ def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container
     ]
 
 
-def read_stored(benchmark: Benchmark, path: str) -> list[Sample]:
+def read_stored(settings: EvaluateSettings, benchmark: Benchmark, path: str) -> list[Sample]:
     """Returns the samples of a file.
 
     Raises:
-        UserError: a sample of a task that the benchmark does not have, or a task without one.
+        UserError: a sample of a task that the benchmark does not have, or a task without one; answers to prompts of
+            another style, which would become other programs.
     """
     found, known = list(samples.import_samples(path)), {task.task_id for task in benchmark.tasks}
     unknown = next((sample.task_id for sample in found if sample.task_id not in known), None)
@@ -157,6 +158,12 @@ def read_stored(benchmark: Benchmark, path: str) -> list[Sample]:
     lacking = sorted(known - {sample.task_id for sample in found})
     if lacking:
         raise UserError(f"{path} has no sample of {len(lacking)} tasks, the first {lacking[0]}; each counts in a score")
+    style = samples.style_of(path)
+    if style not in (None, settings.prompt_style) and any(sample.form == "answer" for sample in found):
+        raise UserError(
+            f"{path} holds answers to prompts of the style {style!r}, by which they become programs, not of "
+            f"{settings.prompt_style!r}: give --prompt-style={style}"
+        )
     return found
 
 

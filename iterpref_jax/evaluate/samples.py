@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import rows
@@ -26,6 +26,7 @@ RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
 # both judged as they are.
 Form = Literal["answer", "completion", "solution"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def import_samples(path: str) -> Iterator[Sample]:
     """Yields the samples of a file: ours, or EvalPlus' (`task_id` and `solution` or `completion`; a task may repeat).
 
     Raises:
-        UserError: a row that is neither.
+        UserError: a row that is neither, or that lacks a field of its kind or has another.
     """
     counts: dict[str, int] = {}
     for place, row in rows.read_rows(path):
@@ -107,7 +108,7 @@ def import_samples(path: str) -> Iterator[Sample]:
         number = counts.get(task_id, 0)
         counts[task_id] = number + 1
         if "form" in row and "text" in row:
-            yield Sample(**{**row, "sample": number})
+            yield _own(row, number, place)
             continue
         form: Form = "solution" if "solution" in row else "completion"
         if form not in row:
@@ -115,6 +116,27 @@ def import_samples(path: str) -> Iterator[Sample]:
         yield Sample(
             task_id=task_id, sample=number, text=rows.take(row, form, str, place), form=form, finish_reason="stored"
         )
+
+
+def _own(row: rows.Row, number: int, place: str) -> Sample:
+    known = tuple(field.name for field in dataclasses.fields(Sample))
+    rows.refuse_unknown(row, known, place, f"a row with 'form' has {', '.join(known)}")
+    texts = {name: rows.take(row, name, str, place) for name in known if name != "sample"}
+    if texts["form"] not in FORMS:
+        raise UserError(f"{place}: the field 'form' must be one of {', '.join(FORMS)}, not {texts['form']!r}")
+    return Sample(**texts, sample=number)
+
+
+def style_of(path: str) -> str | None:
+    """Returns the prompt style of a run whose own file of samples this is; None for any other file."""
+    settings = Path(path).with_name(SETTINGS)
+    if Path(path).name != SAMPLES or not settings.exists():
+        return None
+    try:
+        return json.loads(settings.read_text(encoding="utf-8"))["samples"]["prompt_style"]
+    except (ValueError, LookupError, TypeError):
+        # Of somebody else, who uses the same names.
+        return None
 
 
 def digest(path: str) -> str:

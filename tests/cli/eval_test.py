@@ -103,6 +103,25 @@ def test_an_endpoint_is_asked_in_its_own_form(style, tasks, tmp_path):
     assert {request.path for request in server.requests} == {llm_server.PROMPT if style == "base" else llm_server.CHAT}
 
 
+def test_answers_of_another_run_are_cleaned_in_its_style_alone(tasks, tmp_path, capsys):
+    with llm_server.serving(behave) as server:
+        words = (f"--config.endpoint.base_urls=('{server.url}',)", "--config.endpoint.model=tiny")
+        assert evaluated(tasks, tmp_path / "first", "--endpoint", "--prompt-style=evalplus-openai", *words) == 0
+    given = f"--samples={tmp_path / 'first' / 'samples.jsonl'}"
+    capsys.readouterr()
+    assert evaluated(tasks, tmp_path / "again", given) == 1
+    assert "of the style 'evalplus-openai'" in (said := capsys.readouterr().err)
+    assert "not of 'base': give --prompt-style=evalplus-openai" in said
+    assert evaluated(tasks, tmp_path / "again", given, "--prompt-style=evalplus-openai") == 0
+    assert scores(tmp_path / "again") == scores(tmp_path / "first") == {"base@1": pytest.approx(2 / 3)}
+    # Answers of no known origin, and samples that are no answers, go with any style.
+    (tmp_path / "first" / "samples.jsonl").rename(tmp_path / "first" / "moved.jsonl")
+    assert evaluated(tasks, tmp_path / "moved", f"--samples={tmp_path / 'first' / 'moved.jsonl'}") == 0
+    assert evaluated(tasks, tmp_path / "best", "--samples=canonical") == 0
+    solutions = f"--samples={tmp_path / 'best' / 'samples.jsonl'}"
+    assert evaluated(tasks, tmp_path / "twice", solutions, "--prompt-style=evalplus-vllm") == 0
+
+
 def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     rows = [{"task_id": name, "solution": code} for name, code in CODE.items()]
     rows[1]["solution"] = rows[1]["solution"].replace("+ b", "- b")

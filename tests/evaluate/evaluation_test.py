@@ -247,7 +247,7 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
         {"task_id": "made/less", "completion": "    return a\n"},
     ]
     path = made.write_lines(tmp_path / "given.jsonl", rows)
-    evaluation.store(evaluation.read_stored(benchmark, str(path)), tmp_path)
+    evaluation.store(evaluation.read_stored(made.settings(), benchmark, str(path)), tmp_path)
     evaluation.judge(made.settings(), benchmark, sandbox, tmp_path, never)
     passed = {
         key: verdict.judged.passes("plus")
@@ -256,18 +256,25 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
     assert passed == {("made/add", 0): True, ("made/less", 0): True, ("made/less", 1): False}
 
 
+OWN = {"task_id": "made/add", "sample": 0, "text": "x = 1", "form": "answer", "finish_reason": "stop"}
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"task_id": "made/add", "solution": "x"}], "no sample of 1 tasks, the first made/less"),
         ([{"task_id": "made/mul", "solution": "x"}], "'made/mul' is not in made.jsonl"),
         ([{"task_id": "made/add", "code": "x"}], "line 1: wanted 'solution' or 'completion'"),
+        ([OWN, OWN | {"finish": "stop"}], "given.jsonl, line 2: unknown field 'finish'; did you mean 'finish_reason'"),
+        ([{**OWN, "form": "program"}], "line 1: the field 'form' must be one of answer, completion, solution, not 'pr"),
+        ([{**OWN, "text": None}], "line 1: the field 'text' must be a string, not null"),
+        ([{k: OWN[k] for k in ("task_id", "text", "form")}], "line 1: the field 'finish_reason' is missing"),
     ],
 )
 def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path):
     path = made.write_lines(tmp_path / "given.jsonl", rows)
     with pytest.raises(UserError, match=message):
-        evaluation.read_stored(made.benchmark(), str(path))
+        evaluation.read_stored(made.settings(), made.benchmark(), str(path))
 
 
 @pytest.mark.parametrize(
