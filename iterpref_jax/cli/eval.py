@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from etils import epath
 
 from iterpref_jax import settings
 from iterpref_jax.cli import model, options
+from iterpref_jax.cli.stored import stored_config
 from iterpref_jax.codeflow.sandbox import SandboxSettings, interpreter, open_sandbox
+from iterpref_jax.codeflow.sandbox.tiers import check_settings
 from iterpref_jax.errors import UserError
-from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, results, samples, score_text
+from iterpref_jax.evaluate import asking, benchmarks, eval_report, evaluation, prompts, results, samples, score_text
 from iterpref_jax.evaluate.benchmarks.file import Choice
 from iterpref_jax.evaluate.evaluation import EvaluateSettings
 from iterpref_jax.evaluate.generators import BuiltIn, Generator
 from iterpref_jax.evaluate.judging import Outcome
+from iterpref_jax.evaluate.samples import Sample
 from iterpref_jax.evaluate.tasks import Benchmark, Limits
 from iterpref_jax.progress import say
+from iterpref_jax.train import restore
 from iterpref_jax.train.signals import stop_requested
 
 CANONICAL = "canonical"
@@ -30,17 +35,26 @@ SHORT = {"prompt_style": "prompt_style", "compat": "compat", "n": "n", "temperat
 
 def main(argv: Sequence[str]) -> int:
     chosen, overrides = options.parse(_arguments(), argv)
-    given = [f"evaluate.{field}={getattr(chosen, flag)}" for flag, field in SHORT.items() if getattr(chosen, flag)]
-    config = model.load_config(chosen, overrides + given)
+    flags = [f"evaluate.{field}={getattr(chosen, flag)}" for flag, field in SHORT.items() if getattr(chosen, flag)]
+    config = model.load_config(chosen, overrides + flags)
     asked = settings.read_section(config, "evaluate")
     benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
     folder, limits = Path(chosen.out), _limited(settings.read_section(config, "sandbox"), benchmark.limits)
-    # Asked before the model is: a wrong path must not be found out after hours.
+    # Asked before the model is: a wrong setting must not be found out after hours, nor behind dropped verdicts.
+    check_settings(limits)
     python = str(interpreter.find(limits.python)) if limits.python else ""
-    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), python)
+    made_with = evaluation.made_with(asked, benchmark, _origin(chosen, config), limits, python)
+    is_asking = not (chosen.samples or chosen.score_only)
+    if is_asking:
+        prompts.check_style(asked.prompt_style, benchmark)
+    given = _given(chosen, asked, benchmark)
+    # From here on the folder is written; what was given is known to be good.
     made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
+    if given and not samples.read_samples(folder):
+        evaluation.store(given, folder)
     with stop_requested("ending after what runs now; the same command goes on") as should_stop:
-        if not chosen.score_only and not _sampled(chosen, config, asked, benchmark, folder, should_stop):
+        opened = functools.partial(_opened, chosen, config, folder)
+        if is_asking and not evaluation.generate(asked, benchmark, opened, folder, should_stop):
             return 130
         with open_sandbox(limits) as sandbox:
             if not evaluation.judge_references(asked, benchmark, sandbox, folder, should_stop):
@@ -85,8 +99,10 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
     """What the samples come from, as it is stored with them."""
     if chosen.samples:
         if chosen.model or chosen.workdir or chosen.endpoint:
-            raise UserError("--samples are judged as they are: leave --model, --workdir and --endpoint out")
-        return f"{score_text.STORED}{chosen.samples}"
+            raise UserError("--samples asks no model: leave --model, --workdir and --endpoint out")
+        # What is there is judged anew under the name that it has already.
+        is_file = chosen.samples != CANONICAL and not chosen.score_only
+        return f"{score_text.STORED}{chosen.samples}" + (f" ({samples.digest(chosen.samples)})" if is_file else "")
     if chosen.endpoint:
         if chosen.model or chosen.workdir:
             raise UserError("--endpoint is asked for the model endpoint.model: leave --model and --workdir out")
@@ -95,34 +111,29 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
         if not config.model.path and not chosen.score_only:
             raise UserError("there is no model: give --model=DIR, --workdir=RUN, --endpoint, or --samples=FILE")
         return config.model.path
-    if chosen.step is None:
+    if not chosen.score_only:
         # Fixed now: a run that goes on training must not change the model in the middle of its answers.
-        chosen.step = _newest_step(chosen.workdir)
+        chosen.step = _step(chosen.workdir, chosen.step)
     return f"step {chosen.step} of {chosen.workdir}"
 
 
-def _newest_step(workdir: str) -> int | None:
+def _step(workdir: str, step: int | str | None) -> int | str | None:
+    """Returns the number of the newest or the best checkpoint; where there is none yet, opening the model says so."""
     folder = epath.Path(workdir) / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if step == restore.BEST and steps:
+        return restore.best_step(epath.Path(workdir), stored_config(workdir).train.keep_best, steps)
+    return step if step is not None or not steps else steps[-1]
 
 
-def _sampled(
-    chosen: argparse.Namespace,
-    config: Any,
-    asked: EvaluateSettings,
-    benchmark: Benchmark,
-    folder: Path,
-    should_stop: Callable[[], bool],
-) -> bool:
-    if not chosen.samples:
-        return evaluation.generate(asked, benchmark, lambda: _opened(chosen, config, folder), folder, should_stop)
-    if not samples.read_samples(folder):
-        if chosen.samples == CANONICAL:
-            evaluation.take_canonical(benchmark, folder)
-        else:
-            evaluation.take_stored(benchmark, chosen.samples, folder)
-    return True
+def _given(chosen: argparse.Namespace, asked: EvaluateSettings, benchmark: Benchmark) -> list[Sample]:
+    """Returns the samples that are there already: none where a model is asked, or stored ones are judged anew."""
+    if chosen.score_only or not chosen.samples:
+        return []
+    if chosen.samples == CANONICAL:
+        return evaluation.canonical(benchmark)
+    return evaluation.read_stored(asked, benchmark, chosen.samples)
 
 
 def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:

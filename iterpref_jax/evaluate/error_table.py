@@ -14,7 +14,8 @@ COUNTING = (
     "AssertionError. `tasks` counts once per task and class, `tests` every failing test (a script of assertions is one "
     "test, and ends at the first that fails). Messages are those of a sample's first failing test, quoted names are 'X'"
 )
-_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+# Not an apostrophe within a word: can't.
+_QUOTED = re.compile(r"(?<!\w)(?:'[^'\n]*'|\"[^\"\n]*\")(?!\w)")
 MESSAGE_CHARACTERS = 100
 
 

@@ -19,7 +19,7 @@ import markupsafe
 
 from iterpref_jax.evaluate import comparison, score_text
 from iterpref_jax.evaluate.comparison import Comparison
-from iterpref_jax.evaluate.prompts import shown
+from iterpref_jax.evaluate.prompts import fitting, shown
 from iterpref_jax.evaluate.samples import VERDICTS, Verdict, read_verdicts
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 
@@ -30,7 +30,9 @@ THEMES = {"light": "friendly", "dark": "github-dark"}
 
 def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: Benchmark) -> str:
     """Returns the page of one run."""
-    style = found["made_with"]["samples"]["prompt_style"]
+    asked, styles = found["made_with"]["samples"]["prompt_style"], fitting(benchmark)
+    # Samples of a file were made with a prompt that is not known here.
+    style = asked if asked in styles else styles[0]
     tasks = [
         {
             "name": task.task_id,
@@ -39,7 +41,7 @@ def render(found: dict[str, Any], by_task: dict[str, list[Verdict]], benchmark: 
             "samples": by_task[task.task_id][:SAMPLES_SHOWN],
             "count": len(by_task[task.task_id]),
             "passed": sum(verdict.judged.failed is None for verdict in by_task[task.task_id]),
-            "classes": sorted({_class(verdict) for verdict in by_task[task.task_id]} - {""}),
+            "classes": sorted(set().union(*map(_classes, by_task[task.task_id]))),
         }
         for task in benchmark.tasks
     ]
@@ -117,6 +119,7 @@ def prompt_text(style: str, benchmark: Benchmark, task: Task) -> str:
     return "\n\n".join([*parts, f"[assistant]\n{prompt.prefill}"] if prompt.prefill else parts) or prompt.text
 
 
-def _class(verdict: Verdict) -> str:
+def _classes(verdict: Verdict) -> set[str]:
+    # All that the table of errors counts: its classes are what tasks are chosen by.
     failed = verdict.judged.failed
-    return "" if failed is None else failed.error_type or failed.status
+    return set() if failed is None else set(failed.failing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from iterpref_jax.evaluate import eval_page
 from iterpref_jax.evaluate.evaluation import verdicts_by_task
-from iterpref_jax.evaluate.samples import Verdict
+from iterpref_jax.evaluate.samples import PAGE, REPORT, Verdict
 from iterpref_jax.evaluate.score_text import made_with, percent, tasks
 from iterpref_jax.evaluate.tasks import Benchmark
 
@@ -17,8 +17,8 @@ FAILED_SHOWN = 20
 def write(folder: Path, found: dict[str, Any], benchmark: Benchmark, verdicts: dict[tuple[str, int], Verdict]) -> Path:
     """Writes both reports into the run's folder; returns the path of the page."""
     by_task = verdicts_by_task(benchmark, verdicts.values())
-    (folder / "report.md").write_text(markdown(found, by_task, benchmark), encoding="utf-8")
-    page = folder / "report.html"
+    (folder / REPORT).write_text(markdown(found, by_task, benchmark), encoding="utf-8")
+    page = folder / PAGE
     page.write_text(eval_page.render(found, by_task, benchmark), encoding="utf-8")
     return page
 

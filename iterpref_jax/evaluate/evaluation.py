@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax.atomic import replacing
-from iterpref_jax.codeflow.sandbox import Sandbox
+from iterpref_jax.codeflow.sandbox import Sandbox, SandboxSettings
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import cleaning, judging, prompts, samples
 from iterpref_jax.evaluate.generators import Generator, Sampling, Wanted
@@ -18,7 +18,9 @@ from iterpref_jax.evaluate.tasks import Benchmark, Task
 from iterpref_jax.progress import progress
 
 # Changes when the same text may become another program, or the same program another verdict.
-SCORING_VERSION = 2
+SCORING_VERSION = 3
+# Settings of the sandbox that are no limits.
+_TOLD_APART = ("tier", "allow_unsafe", "python")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class EvaluateSettings:
 
     def __post_init__(self):
         judging.check_compat(self.compat)
+        prompts.check_known(self.prompt_style)
         for name, least in {"n": 1, "max_new_tokens": 0, "limit": 0, "draws": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")
@@ -72,10 +75,12 @@ class EvaluateSettings:
         )
 
 
-def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, python: str = "") -> dict[str, Any]:
+def made_with(
+    settings: EvaluateSettings, benchmark: Benchmark, origin: str, limits: SandboxSettings, python: str = ""
+) -> dict[str, Any]:
     """Returns what is stored beside a run's files: what decides its samples, and what decides its scores.
 
-    `python` names the interpreter that programs run in, "" the one that runs this.
+    `limits` are those of every program; `python` names the interpreter that they run in, "" the one that runs this.
     """
     sampling = dataclasses.asdict(settings.sampling(benchmark))
     asked = {"benchmark": benchmark.name, "prompt_style": settings.prompt_style, "n": settings.n, **settings.choice()}
@@ -86,9 +91,17 @@ def made_with(settings: EvaluateSettings, benchmark: Benchmark, origin: str, pyt
             "compat": settings.compat,
             "scoring": SCORING_VERSION,
             "python": python,
+            "limits": _limits(limits),
             "reference_must_pass": settings.reference_must_pass,
         },
     }
+
+
+def _limits(sandbox: SandboxSettings) -> str:
+    # The tier follows from the machine, and the interpreter is told with its version.
+    matter = {name: value for name, value in sandbox.that_matter().items() if name not in _TOLD_APART}
+    preload = " ".join(matter.pop("preload"))
+    return ", ".join(f"{name} {value}" for name, value in (matter | ({"preload": preload} if preload else {})).items())
 
 
 def generate(
@@ -131,11 +144,12 @@ def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container
     ]
 
 
-def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
-    """Copies the samples of a file into the run's folder.
+def read_stored(settings: EvaluateSettings, benchmark: Benchmark, path: str) -> list[Sample]:
+    """Returns the samples of a file.
 
     Raises:
-        UserError: a sample of a task that the benchmark does not have, or a task without one.
+        UserError: a sample of a task that the benchmark does not have, or a task without one; answers to prompts of
+            another style, which would become other programs.
     """
     found, known = list(samples.import_samples(path)), {task.task_id for task in benchmark.tasks}
     unknown = next((sample.task_id for sample in found if sample.task_id not in known), None)
@@ -144,15 +158,17 @@ def take_stored(benchmark: Benchmark, path: str, folder: Path) -> None:
     lacking = sorted(known - {sample.task_id for sample in found})
     if lacking:
         raise UserError(f"{path} has no sample of {len(lacking)} tasks, the first {lacking[0]}; each counts in a score")
-    _store(found, folder)
+    style = samples.style_of(path)
+    if style not in (None, settings.prompt_style) and any(sample.form == "answer" for sample in found):
+        raise UserError(
+            f"{path} holds answers to prompts of the style {style!r}, by which they become programs, not of "
+            f"{settings.prompt_style!r}: give --prompt-style={style}"
+        )
+    return found
 
 
-def take_canonical(benchmark: Benchmark, folder: Path) -> None:
-    """Stores the published solutions as samples; raises UserError for a task that has none."""
-    _store(_canonical(benchmark), folder)
-
-
-def _canonical(benchmark: Benchmark) -> list[Sample]:
+def canonical(benchmark: Benchmark) -> list[Sample]:
+    """Returns the published solutions as samples; raises UserError for a task that has none."""
     lacking = [task.task_id for task in benchmark.tasks if not task.canonical]
     if lacking:
         raise UserError(f"{benchmark.source}: {len(lacking)} tasks have no published solution, the first {lacking[0]}")
@@ -188,7 +204,7 @@ def judge_references(
     """As `judge`, for the published solutions, if they must pass."""
     if not settings.reference_must_pass:
         return True
-    return _judge(settings, benchmark, _canonical(benchmark), sandbox, folder / samples.REFERENCES, should_stop)
+    return _judge(settings, benchmark, canonical(benchmark), sandbox, folder / samples.REFERENCES, should_stop)
 
 
 def counted(settings: EvaluateSettings, benchmark: Benchmark, folder: Path) -> tuple[Benchmark, dict[str, Outcome]]:
@@ -268,7 +284,8 @@ def verdicts_by_task(benchmark: Benchmark, verdicts: Iterable[Verdict]) -> dict[
     return found
 
 
-def _store(found: Sequence[Sample], folder: Path) -> None:
+def store(found: Sequence[Sample], folder: Path) -> None:
+    """Writes the samples of a run that asks no model."""
     with replacing(folder / samples.SAMPLES) as partial, Appender(Path(partial)) as file:
         for sample in found:
             file.add(sample)

@@ -13,10 +13,21 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from iterpref_jax.codeflow.imports.runs import Subject
 from iterpref_jax.codeflow.sandbox import COMPARATORS, Case, Program, Sandbox, Verdict
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.evaluate import references
-from iterpref_jax.evaluate.tasks import CallTests, MethodTests, ScriptTests, StdinTests, Suite, Task, Tests, UnitTests
+from iterpref_jax.evaluate.tasks import (
+    CallTests,
+    MethodTests,
+    ScriptTests,
+    StdinTests,
+    StoredTests,
+    Suite,
+    Task,
+    Tests,
+    UnitTests,
+)
 
 # Which EvalPlus a score is to be compared with -> least seconds of a call, times the reference's; and what the
 # release 0.3.1 never counts as passed, because its oracle leaves the loop before the result is stored.
@@ -159,6 +170,9 @@ def program_of(tests: Tests, code: str, expected: references.Answers) -> Program
             return Program(code=code, setup=tests.setup, style="stdin", cases=cases, compare=COMPARATORS["lines"])
         case MethodTests():
             return _method(tests, code)
+        case StoredTests():
+            # As the importer judged it.
+            return Subject(style=tests.style, setup=tests.setup, tests=tests.tests, code=code).program()
 
 
 def _method(tests: MethodTests, code: str) -> Program:
@@ -207,7 +221,7 @@ def _class(error_type: str) -> str:
 def _of_case(tests: Tests, program: Program, verdict: Verdict, number: int) -> str:
     """Says what a case gave and what it should have given, or what went wrong in it."""
     case = program.cases[number]
-    given = f"for {_shown(case.inputs)}" if isinstance(tests, StdinTests) else f"{_called(tests)}({_args(case)})"
+    given = f"for {_shown(case.inputs)}" if program.style == "stdin" else f"{_called(tests)}({_args(case)})"
     if number >= len(verdict.cases):
         return f"{given}: {verdict.message}"
     outcome = verdict.cases[number]

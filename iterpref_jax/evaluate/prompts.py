@@ -43,17 +43,26 @@ class Shown:
     stops: tuple[str, ...]
 
 
-def check_style(style: str, benchmark: Benchmark) -> None:
-    """Raises UserError for a style that is not known, or that this benchmark has no prompt for."""
+def check_known(style: str) -> None:
+    """Raises UserError for a style that is not in `STYLES`."""
     if style not in STYLES:
         raise UserError(
             f"evaluate.prompt_style: {style!r} is not known{did_you_mean(style, STYLES)}; known: {', '.join(STYLES)}"
         )
-    prompts = benchmark.tasks[0].prompts
-    fitting = [name for name in STYLES if getattr(prompts, NEEDS[name])]
-    if style not in fitting:
+
+
+def fitting(benchmark: Benchmark) -> list[str]:
+    """Returns the styles that the benchmark has prompts for."""
+    return [name for name in STYLES if getattr(benchmark.tasks[0].prompts, NEEDS[name])]
+
+
+def check_style(style: str, benchmark: Benchmark) -> None:
+    """Raises UserError for a style that this benchmark has no prompt for."""
+    if style not in fitting(benchmark):
         more = "; a base model needs evaluate.shots" if benchmark.name == "livecodebench" and style == "base" else ""
-        raise UserError(f"{benchmark.name} has no prompt in the style {style!r}; it has {', '.join(fitting)}{more}")
+        raise UserError(
+            f"{benchmark.name} has no prompt in the style {style!r}; it has {', '.join(fitting(benchmark))}{more}"
+        )
 
 
 def shown(style: str, benchmark: Benchmark, task: Task) -> Shown:

@@ -14,10 +14,9 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import error_table, scores
 from iterpref_jax.evaluate.evaluation import EvaluateSettings, verdicts_by_task
 from iterpref_jax.evaluate.judging import Outcome
-from iterpref_jax.evaluate.samples import Verdict
+from iterpref_jax.evaluate.samples import RESULTS, Verdict
 from iterpref_jax.evaluate.tasks import Benchmark
 
-FILE = "results.json"
 FORMAT = 1
 
 
@@ -63,14 +62,14 @@ def _reason(outcome: Outcome) -> dict[str, str]:
 
 def write(folder: Path, found: dict[str, Any]) -> Path:
     """Writes results.json, complete or not at all; returns its path."""
-    path = folder / FILE
+    path = folder / RESULTS
     replace_text(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
 def read(folder: str) -> dict[str, Any]:
     """Reads the results of a run. Raises UserError where there are none."""
-    path = Path(folder) / FILE
+    path = Path(folder) / RESULTS
     if not path.exists():
         raise UserError(f"{path} does not exist: {folder} is not the folder of a finished `iterpref eval`")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -8,10 +8,12 @@ must pass. `settings.json`: what all were made with.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import rows
@@ -19,9 +21,12 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
 
 SAMPLES, VERDICTS, REFERENCES, SETTINGS = "samples.jsonl", "verdicts.jsonl", "references.jsonl", "settings.json"
+# What is made of the verdicts.
+RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
 # both judged as they are.
 Form = Literal["answer", "completion", "solution"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,7 @@ def import_samples(path: str) -> Iterator[Sample]:
     """Yields the samples of a file: ours, or EvalPlus' (`task_id` and `solution` or `completion`; a task may repeat).
 
     Raises:
-        UserError: a row that is neither.
+        UserError: a row that is neither, or that lacks a field of its kind or has another.
     """
     counts: dict[str, int] = {}
     for place, row in rows.read_rows(path):
@@ -103,7 +108,7 @@ def import_samples(path: str) -> Iterator[Sample]:
         number = counts.get(task_id, 0)
         counts[task_id] = number + 1
         if "form" in row and "text" in row:
-            yield Sample(**{**row, "sample": number})
+            yield _own(row, number, place)
             continue
         form: Form = "solution" if "solution" in row else "completion"
         if form not in row:
@@ -113,19 +118,51 @@ def import_samples(path: str) -> Iterator[Sample]:
         )
 
 
+def _own(row: rows.Row, number: int, place: str) -> Sample:
+    known = tuple(field.name for field in dataclasses.fields(Sample))
+    rows.refuse_unknown(row, known, place, f"a row with 'form' has {', '.join(known)}")
+    texts = {name: rows.take(row, name, str, place) for name in known if name != "sample"}
+    if texts["form"] not in FORMS:
+        raise UserError(f"{place}: the field 'form' must be one of {', '.join(FORMS)}, not {texts['form']!r}")
+    return Sample(**texts, sample=number)
+
+
+def style_of(path: str) -> str | None:
+    """Returns the prompt style of a run whose own file of samples this is; None for any other file."""
+    settings = Path(path).with_name(SETTINGS)
+    if Path(path).name != SAMPLES or not settings.exists():
+        return None
+    try:
+        return json.loads(settings.read_text(encoding="utf-8"))["samples"]["prompt_style"]
+    except (ValueError, LookupError, TypeError):
+        # Of somebody else, who uses the same names.
+        return None
+
+
+def digest(path: str) -> str:
+    """Returns a file's sha256, its first 12 digits, by name; raises UserError where there is no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"--samples: {path}: there is no such file; check the path")
+    with Path(path).open("rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
 def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str, Any]:
     """Stores what a run is made with, or compares it with what the folder was made with; returns it.
 
     `settings` has the parts `samples` and `scores`. With `rescore` other scoring settings replace those that are
-    stored, the verdicts are dropped, and the model is the one that is stored.
+    stored, the verdicts and what was made of them are dropped, and the model is the one that is stored.
 
     Raises:
-        UserError: the folder holds samples, or scores, of other settings: the difference is named.
+        UserError: the folder holds samples, or scores, of other settings: the difference is named. Or there is nothing
+            to judge with `rescore`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
-    if path.exists():
+    if rescore and not path.exists():
+        raise UserError(f"{folder} holds no samples to judge: run the command without --score-only first")
+    # A command that failed before its first sample is no reason to refuse the corrected one.
+    if path.exists() and (rescore or _holds_rows(folder)):
         stored = json.loads(path.read_text(encoding="utf-8"))
         if rescore:
             settings["samples"]["model"] = stored["samples"]["model"]
@@ -134,19 +171,29 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
             advice = "give another --out, or --score-only to judge the stored samples anew"
             _refuse_other(folder, stored["scores"], settings["scores"], advice)
     if rescore:
-        for name in (VERDICTS, REFERENCES):
+        for name in (PAGE, REPORT, RESULTS, VERDICTS, REFERENCES):
             (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return settings
+
+
+def _holds_rows(folder: Path) -> bool:
+    return any(next(_rows(folder / name), None) is not None for name in (SAMPLES, VERDICTS, REFERENCES))
 
 
 def _refuse_other(folder: Path, stored: dict[str, Any], now: dict[str, Any], advice: str) -> None:
     for name in sorted(stored.keys() | now.keys()):
         if stored.get(name) != now.get(name):
             raise UserError(
-                f"{folder} was made with {name} = {rows.shown(stored.get(name))}, now it is "
-                f"{rows.shown(now.get(name))}; {advice}"
+                f"{folder} was made with {name} = {_whole(stored.get(name))}, now it is {_whole(now.get(name))}; "
+                + advice
             )
+
+
+def _whole(value: Any) -> str:
+    # Not cut: two models may differ in the last letters of a long path.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _row(item: Sample | Verdict) -> dict[str, Any]:
@@ -169,6 +216,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        path.write_bytes(whole)
+        # In place: a kill while the file is written anew would lose every row.
+        os.truncate(path, len(whole))
     for line in whole.split(b"\n")[:-1]:
         yield json.loads(line)

@@ -43,5 +43,5 @@ def made_with(found: dict[str, Any]) -> dict[str, str]:
         shown = {"model": asked["model"]}
     scored = found["made_with"]["scores"]
     python = {"python": scored["python"]} if scored["python"] else {}
-    sandbox = {"sandbox": ", ".join(found["sandbox"]), **python}
+    sandbox = {"sandbox": ", ".join(found["sandbox"]), "limits": scored["limits"], **python}
     return {**shown, "compat": scored["compat"], "sha256": scored["sha256"], **sandbox}

@@ -55,7 +55,16 @@ class MethodTests:
     case_s: float
 
 
-Tests = ScriptTests | UnitTests | CallTests | StdinTests | MethodTests
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredTests:
+    """Tests as a trajectory holds them: `tests` are what `style` says ("script", "unittest", "pytest", "stdin")."""
+
+    style: str
+    setup: str
+    tests: str
+
+
+Tests = ScriptTests | UnitTests | CallTests | StdinTests | MethodTests | StoredTests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

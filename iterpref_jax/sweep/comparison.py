@@ -6,6 +6,7 @@ the held-out tasks, values averaged over seeds): would other tasks say the same?
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 from collections.abc import Sequence
@@ -28,8 +29,7 @@ def figures(job: Job) -> Figures:
     """Returns the numbers of one finished run: held-out metrics, scores of its extra commands, and what it cost."""
     content = json.loads((job.folder / HELDOUT / "heldout.json").read_text())
     found = {name: value["value"] for name, value in content["overall"]["metrics"].items() if value is not None}
-    for path in sorted(job.folder.glob("command-*/results.json")):
-        found |= _scores(json.loads(path.read_text()))
+    found |= _of_commands(job.folder)
     lines = [line for line in read_metrics(job.folder / "metrics.jsonl") if line["split"] == "train"]
     pairs = sum(line["pairs_per_second"] * line["step_s"] for line in lines)
     tokens = sum(line["tokens_per_second"] * line["step_s"] for line in lines)
@@ -121,6 +121,18 @@ def _subtracted(own: Figures, base: Figures) -> Figures:
 def _by_metric(seeds: dict[int, Figures]) -> list[tuple[str, list[float]]]:
     names = dict.fromkeys(name for found in seeds.values() for name in found)
     return [(name, [found[name] for found in seeds.values() if name in found]) for name in names]
+
+
+def _of_commands(folder: Path) -> Figures:
+    """Returns the scores of all commands; what several of them give is named apart by the command."""
+    paths = sorted(folder.glob("command-*/results.json"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    by_command = {path.parent.name: _scores(json.loads(path.read_text())) for path in paths}
+    times = collections.Counter(name for scores in by_command.values() for name in scores)
+    return {
+        name if times[name] == 1 else f"{command} {name}": value
+        for command, scores in by_command.items()
+        for name, value in scores.items()
+    }
 
 
 def _scores(content: dict[str, Any]) -> Figures:

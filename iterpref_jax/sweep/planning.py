@@ -97,7 +97,7 @@ class Planner:
         """Returns every run, variant by variant.
 
         Raises:
-            UserError: overrides that the config refuses, or a build without its input.
+            UserError: overrides that the config refuses, a build without its input, or a command that is no words.
         """
         return [self._job(variant, seed) for variant in self.sweep.variants for seed in self.sweep.seeds]
 
@@ -167,7 +167,13 @@ class Planner:
 
     def _extra(self, number: int, command: str, folder: Path) -> Step:
         out = folder / f"command-{number}"
-        words = [word.format(run=folder, config=self.spec, out=out) for word in shlex.split(command)]
+        try:
+            words = [word.format(run=folder, config=self.spec, out=out) for word in shlex.split(command)]
+        except (LookupError, ValueError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"sweep.commands[{number}], {command!r}, cannot be read ({error}): close its quotes; {{run}}, "
+                "{config} and {out} alone are filled in, any other brace is written twice, {{ or }}"
+            ) from error
         return Step(f"command-{number}", tuple(words[1:] if words[:1] == ["iterpref"] else words))
 
 

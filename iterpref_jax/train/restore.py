@@ -38,7 +38,13 @@ def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
-        step = _best(run, steps) if step == BEST else steps[-1] if step is None else step
+        step = (
+            best_step(run.workdir, run.settings.train.keep_best, steps)
+            if step == BEST
+            else steps[-1]
+            if step is None
+            else step
+        )
         if not isinstance(step, int) or step not in steps:
             raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
         config, dtype, lora = run.decoder.config, run.settings.model.param_dtype, run.decoder.lora
@@ -49,14 +55,14 @@ def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
         return step, checkpoints.restore_params(step, shapes, shardings)
 
 
-def _best(run: Run, steps: list[int]) -> int:
-    """Returns which of `steps` is best by what the run keeps the best for."""
-    best = parse_best(run.settings.train.keep_best)
+def best_step(workdir: epath.Path, keep_best: str, steps: list[int]) -> int:
+    """Returns which of `steps` is best by `train.keep_best` of a run; raises UserError where nothing says which."""
+    best = parse_best(keep_best)
     if best is None:
         raise UserError(
-            f"{run.workdir} kept no best checkpoint: train.keep_best was empty; name a step instead, it has {steps}"
+            f"{workdir} kept no best checkpoint: train.keep_best was empty; name a step instead, it has {steps}"
         )
-    metrics = run.workdir / "metrics.jsonl"
+    metrics = workdir / "metrics.jsonl"
     scores = best.scores(read_metrics(metrics)) if metrics.exists() else {}
     found = best.step({step: score for step, score in scores.items() if step in steps})
     if found is None:

@@ -1,7 +1,9 @@
 """`iterpref eval` and `iterpref compare`: a tiny model, an endpoint on loopback, stored samples, a killed run."""
 
+import hashlib
 import json
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import time
 import pytest
 
 from iterpref_jax.__main__ import main
+from iterpref_jax.cli import model as model_of_cli
+from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import init_params
 from tests.data import tiny
@@ -99,6 +103,25 @@ def test_an_endpoint_is_asked_in_its_own_form(style, tasks, tmp_path):
     assert {request.path for request in server.requests} == {llm_server.PROMPT if style == "base" else llm_server.CHAT}
 
 
+def test_answers_of_another_run_are_cleaned_in_its_style_alone(tasks, tmp_path, capsys):
+    with llm_server.serving(behave) as server:
+        words = (f"--config.endpoint.base_urls=('{server.url}',)", "--config.endpoint.model=tiny")
+        assert evaluated(tasks, tmp_path / "first", "--endpoint", "--prompt-style=evalplus-openai", *words) == 0
+    given = f"--samples={tmp_path / 'first' / 'samples.jsonl'}"
+    capsys.readouterr()
+    assert evaluated(tasks, tmp_path / "again", given) == 1
+    assert "of the style 'evalplus-openai'" in (said := capsys.readouterr().err)
+    assert "not of 'base': give --prompt-style=evalplus-openai" in said
+    assert evaluated(tasks, tmp_path / "again", given, "--prompt-style=evalplus-openai") == 0
+    assert scores(tmp_path / "again") == scores(tmp_path / "first") == {"base@1": pytest.approx(2 / 3)}
+    # Answers of no known origin, and samples that are no answers, go with any style.
+    (tmp_path / "first" / "samples.jsonl").rename(tmp_path / "first" / "moved.jsonl")
+    assert evaluated(tasks, tmp_path / "moved", f"--samples={tmp_path / 'first' / 'moved.jsonl'}") == 0
+    assert evaluated(tasks, tmp_path / "best", "--samples=canonical") == 0
+    solutions = f"--samples={tmp_path / 'best' / 'samples.jsonl'}"
+    assert evaluated(tasks, tmp_path / "twice", solutions, "--prompt-style=evalplus-vllm") == 0
+
+
 def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     rows = [{"task_id": name, "solution": code} for name, code in CODE.items()]
     rows[1]["solution"] = rows[1]["solution"].replace("+ b", "- b")
@@ -110,6 +133,83 @@ def test_stored_samples_are_judged_and_compared(tasks, tmp_path, capsys):
     assert main(["compare", str(tmp_path / "given"), str(tmp_path / "best"), f"--out={tmp_path / 'both'}"]) == 0
     assert "1 gained, 0 lost" in capsys.readouterr().err
     assert "t/1" in (tmp_path / "both" / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize("word", ["--data=nowhere.jsonl", "--config.sandbox.tier=bwarp", "--compat=heads"])
+def test_what_cannot_be_judged_anew_keeps_its_verdicts(word, tasks, tmp_path):
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical", "--score-only", word) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("style", ["raw", "chat", "evalplus-openai"])
+def test_the_page_of_stored_samples_shows_a_prompt_that_the_benchmark_has(style, tasks, tmp_path):
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical", f"--prompt-style={style}") == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    prompt = re.sub(r"<[^>]*>", "", page.split("<h3>Prompt</h3>")[1].split("</pre>")[0])
+    assert "def add_0(a, b):" in prompt
+    assert ("markdown code block" in prompt) == (style == "evalplus-openai")
+
+
+def test_a_file_of_samples_that_has_changed_is_refused(tasks, tmp_path, capsys):
+    given = tmp_path / f"{'given' * 12}.jsonl"
+    given.write_text("".join(json.dumps({"task_id": name, "solution": CODE[name]}) + "\n" for name in CODE))
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}") == 0
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())["samples"]["model"]
+    assert stored == f"samples {given} (sha256 {hashlib.sha256(given.read_bytes()).hexdigest()[:12]})"
+    given.write_text(given.read_text().replace("+ b", "- b"))
+    capsys.readouterr()
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}") == 1
+    now = hashlib.sha256(given.read_bytes()).hexdigest()[:12]
+    assert f'was made with model = "{stored}", now it is "samples {given} (sha256 {now})"' in capsys.readouterr().err
+    # The stored ones are judged, whatever became of their file.
+    given.unlink()
+    assert evaluated(tasks, tmp_path / "run", f"--samples={given}", "--score-only") == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["made_with"]["samples"]["model"] == stored
+    assert scores(tmp_path / "run") == {"base@1": 1.0}
+
+
+def test_the_best_checkpoint_is_fixed_by_its_number_when_a_run_starts(tasks, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "training"
+    for step in (2, 4, 6):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"train": {"keep_best": "loss"}}))
+    lines = [{"step": step, "split": "eval", "loss": loss} for step, loss in ((2, 0.9), (4, 0.1), (6, 0.5))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    opened = []
+
+    def refused(chosen, config):
+        opened.append(chosen.step)
+        raise UserError("not opened here")
+
+    monkeypatch.setattr(model_of_cli, "open_model", refused)
+    for step, number in (("best", 4), ("2", 2)):
+        assert evaluated(tasks, tmp_path / step, f"--workdir={run}", f"--step={step}") == 1
+        stored = json.loads((tmp_path / step / "settings.json").read_text())
+        assert stored["samples"]["model"] == f"step {number} of {run}"
+    assert opened == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model=NOWHERE"], "NOWHERE"),
+        (["--model=NOWHERE", "--prompt-style=chat"], "has no prompt in the style 'chat'"),
+        (["--samples=nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
+        (["--samples={part}"], "has no sample of 2 tasks"),
+        (["--score-only"], "holds no samples to judge: run the command without --score-only first"),
+    ],
+)
+def test_a_corrected_command_takes_the_folder_of_one_that_failed(words, message, tasks, tmp_path, capsys):
+    part = tmp_path / "part.jsonl"
+    part.write_text(json.dumps({"task_id": "t/0", "solution": "x = 1"}) + "\n")
+    assert evaluated(tasks, tmp_path / "run", *(word.format(part=part) for word in words)) == 1
+    assert message in capsys.readouterr().err
+    # Only a model that cannot be opened is found out after the folder is made.
+    assert (tmp_path / "run").exists() == (words == ["--model=NOWHERE"])
+    assert evaluated(tasks, tmp_path / "run", "--samples=canonical") == 0
+    assert scores(tmp_path / "run") == {"base@1": 1.0}
 
 
 def test_a_run_that_is_killed_while_it_judges_goes_on(tasks, tmp_path):
@@ -146,6 +246,7 @@ def test_another_interpreter_is_stored_with_the_scores(tasks, tmp_path):
         (["--samples=canonical", "--endpoint"], "leave --model, --workdir and --endpoint out"),
         (["--samples=canonical", "--config.evaluate.compat=heads"], "did you mean 'head'"),
         (["--prompt-style=chat", "--model=NOWHERE"], "humaneval has no prompt in the style 'chat'; it has base"),
+        (["--samples=canonical", "--prompt-style=bass"], "'bass' is not known; did you mean 'base'"),
         ([], "there is no model: give --model=DIR"),
     ],
 )

@@ -192,6 +192,8 @@ def test_a_base_model_without_an_example_is_refused(tmp_path):
         ("mbpp", {}, "needs its file: give --data=FILE"),
         ("humaneval", {"since": "2024-01-01"}, "tasks of humaneval have no date"),
         ("livecodebench", {"since": "last year"}, "wanted a date such as"),
+        ("livecodebench", {"until": "20240801"}, "evaluate.until: wanted a date such as 2024-08-01, got '20240801'"),
+        ("livecodebench", {"since": "2024-W31-4"}, "evaluate.since: wanted a date such as"),
         ("bigcodebench", {"split": "instuct"}, "did you mean 'instruct'"),
     ],
 )

@@ -1,5 +1,7 @@
 """Several runs side by side."""
 
+import dataclasses
+
 import pytest
 
 from iterpref_jax.errors import UserError
@@ -7,11 +9,11 @@ from iterpref_jax.evaluate import comparison, eval_page, evaluation, results, sa
 from tests.evaluate import made
 
 
-def finished(folder, *passed, name="made"):
+def finished(folder, *passed, name="made", limits=made.SANDBOX):
     """A run's folder in which the tasks of `passed` pass."""
     tasks = tuple(made.task(f"f{i}", "+") for i in range(6))
     benchmark, settings = made.benchmark(*tasks, name=name), made.settings()
-    made_with = evaluation.made_with(settings, benchmark, f"model {folder.name}")
+    made_with = evaluation.made_with(settings, benchmark, f"model {folder.name}", limits)
     samples.settle(folder, made_with, rescore=False)
     with samples.Appender(folder / samples.VERDICTS) as file:
         for i, task in enumerate(tasks):
@@ -28,6 +30,13 @@ def test_flips_are_counted_against_the_first_run(tmp_path):
     assert (row.difference.gained, row.difference.lost) == (("made/f2", "made/f3"), ("made/f0",))
     assert row.difference.p == 1.0
     assert found.settings == {"model": ("model a", "model b")}
+
+
+def test_other_limits_are_a_difference_between_runs(tmp_path):
+    fewer = dataclasses.replace(made.SANDBOX, memory_mb=512)
+    found = comparison.compare([finished(tmp_path / "a", 0), finished(tmp_path / "b", 0, limits=fewer)])
+    limits = "wall_s 10.0, cpu_s 5, memory_mb {}, output_kb 1024".format
+    assert found.settings["limits"] == (limits(1024), limits(512))
 
 
 def test_a_comparison_is_written_as_text_and_as_a_page(tmp_path):

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import html
 import json
+import re
 
 import pytest
 
@@ -11,6 +13,7 @@ from iterpref_jax.codeflow.sandbox import open_sandbox
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import error_table, eval_page, eval_report, evaluation, results, samples, score_text
 from iterpref_jax.evaluate.generators import Endpoint, Sampling, Wanted, Written
+from iterpref_jax.evaluate.judging import Judged
 from iterpref_jax.evaluate.prompts import Shown
 from tests.evaluate import made
 
@@ -37,10 +40,13 @@ def sandbox():
         yield opened
 
 
-def run(folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never, python=""):
+def run(
+    folder, sandbox, writer, settings=None, *, rescore=False, benchmark=None, should_stop=never, python="", **limits
+):
     """One command's work; returns the results, or None if it stopped."""
     settings, benchmark = settings or made.settings(), benchmark or made.benchmark()
-    made_with = evaluation.made_with(settings, benchmark, "writer", python)
+    limited = dataclasses.replace(made.SANDBOX, **limits)
+    made_with = evaluation.made_with(settings, benchmark, "writer", limited, python)
     samples.settle(folder, made_with, rescore=rescore)
     if not rescore and not evaluation.generate(settings, benchmark, lambda: writer, folder, should_stop):
         return None
@@ -97,6 +103,17 @@ def test_a_line_that_a_killed_process_left_half_written_is_made_again(tmp_path, 
     assert again == first
 
 
+def test_a_half_written_line_is_cut_off_in_place(tmp_path, monkeypatch):
+    path = tmp_path / "samples.jsonl"
+    evaluation.store(evaluation.canonical(made.benchmark()), tmp_path)
+    whole, file = path.read_bytes(), path.stat().st_ino
+    path.write_bytes(whole + b'{"task_id"')
+    # Whoever writes the rows again and is killed meanwhile has lost them.
+    monkeypatch.setattr(type(path), "write_bytes", lambda *words: pytest.fail("rows were written again"))
+    assert len(samples.read_samples(tmp_path)) == 2
+    assert (path.read_bytes(), path.stat().st_ino) == (whole, file)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -111,12 +128,40 @@ def test_other_settings_are_refused_with_the_difference(changes, message, tmp_pa
         run(tmp_path, sandbox, Writer(), made.settings(**changes))
 
 
+def test_settings_of_a_folder_that_holds_nothing_yet_are_replaced(tmp_path, sandbox):
+    first, second = (
+        evaluation.made_with(made.settings(), made.benchmark(), origin, made.SANDBOX) for origin in ("wrong", "writer")
+    )
+    samples.settle(tmp_path, first, rescore=False)
+    # As a process leaves it whose model cannot be asked, or that died in its first answer.
+    (tmp_path / "samples.jsonl").write_text('{"task_id": "made/a')
+    assert samples.settle(tmp_path, second, rescore=False) == second
+    assert run(tmp_path, sandbox, Writer())["made_with"] == second
+    with pytest.raises(UserError, match='made with model = "writer", now it is "wrong"'):
+        samples.settle(tmp_path, first, rescore=False)
+
+
+def test_a_folder_without_a_run_cannot_be_judged_anew(tmp_path):
+    made_with = evaluation.made_with(made.settings(), made.benchmark(), "", made.SANDBOX)
+    with pytest.raises(UserError, match="holds no samples to judge: run the command without --score-only first"):
+        samples.settle(tmp_path / "new", made_with, rescore=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer())
     writer = Writer()
     found = run(tmp_path, sandbox, writer, made.settings(compat="evalplus-0.3.1"), rescore=True)
     assert writer.asked == []
     assert found["made_with"]["scores"]["compat"] == "evalplus-0.3.1"
+
+
+def test_results_of_verdicts_that_are_dropped_go_with_them(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    settings = made.settings(compat="evalplus-0.3.1")
+    assert run(tmp_path, sandbox, Writer(), settings, rescore=True, should_stop=lambda: True) is None
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"samples.jsonl", "verdicts.jsonl", "settings.json"}
 
 
 def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox):
@@ -126,6 +171,17 @@ def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox
         run(tmp_path, sandbox, Writer(), python=python)
     run(tmp_path, sandbox, Writer(), python=python, rescore=True)
     assert f"| python | {python} |" in (tmp_path / "report.md").read_text()
+
+
+def test_verdicts_under_other_limits_are_refused_and_named(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    with pytest.raises(UserError, match=r'limits = "wall_s 10\.0, .*", now it is "wall_s 2\.5, .*--score-only'):
+        run(tmp_path, sandbox, Writer(), wall_s=2.5)
+    # Neither another tier nor more workers are another verdict.
+    run(tmp_path, sandbox, Writer(), tier="bwrap", workers=7, warm=True)
+    run(tmp_path, sandbox, Writer(), rescore=True, wall_s=2.5, preload=("json", "math"))
+    shown = "| limits | wall_s 2.5, cpu_s 5, memory_mb 1024, output_kb 1024, preload json math |"
+    assert shown in (tmp_path / "report.md").read_text()
 
 
 def with_broken_reference():
@@ -190,7 +246,8 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
         {"task_id": "made/less", "completion": "    return a - b\n"},
         {"task_id": "made/less", "completion": "    return a\n"},
     ]
-    evaluation.take_stored(benchmark, str(made.write_lines(tmp_path / "given.jsonl", rows)), tmp_path)
+    path = made.write_lines(tmp_path / "given.jsonl", rows)
+    evaluation.store(evaluation.read_stored(made.settings(), benchmark, str(path)), tmp_path)
     evaluation.judge(made.settings(), benchmark, sandbox, tmp_path, never)
     passed = {
         key: verdict.judged.passes("plus")
@@ -199,19 +256,25 @@ def test_samples_of_a_file_are_taken_as_whole_programs_or_behind_the_prompt(tmp_
     assert passed == {("made/add", 0): True, ("made/less", 0): True, ("made/less", 1): False}
 
 
+OWN = {"task_id": "made/add", "sample": 0, "text": "x = 1", "form": "answer", "finish_reason": "stop"}
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"task_id": "made/add", "solution": "x"}], "no sample of 1 tasks, the first made/less"),
         ([{"task_id": "made/mul", "solution": "x"}], "'made/mul' is not in made.jsonl"),
         ([{"task_id": "made/add", "code": "x"}], "line 1: wanted 'solution' or 'completion'"),
+        ([OWN, OWN | {"finish": "stop"}], "given.jsonl, line 2: unknown field 'finish'; did you mean 'finish_reason'"),
+        ([{**OWN, "form": "program"}], "line 1: the field 'form' must be one of answer, completion, solution, not 'pr"),
+        ([{**OWN, "text": None}], "line 1: the field 'text' must be a string, not null"),
+        ([{k: OWN[k] for k in ("task_id", "text", "form")}], "line 1: the field 'finish_reason' is missing"),
     ],
 )
 def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path):
     path = made.write_lines(tmp_path / "given.jsonl", rows)
     with pytest.raises(UserError, match=message):
-        evaluation.take_stored(made.benchmark(), str(path), tmp_path)
-    assert not (tmp_path / "samples.jsonl").exists()
+        evaluation.read_stored(made.settings(), made.benchmark(), str(path))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +284,7 @@ def test_a_file_of_samples_that_does_not_fit_is_refused(rows, message, tmp_path)
         ({"compat": "evalplus"}, "did you mean 'evalplus-0.3.1'"),
         ({"pass_at": (10,)}, r"pass@k needs k answers a task, evaluate.n is 1"),
         ({"draws": 0}, "evaluate.draws must be at least 1"),
+        ({"prompt_style": "evalplus-vlm"}, "evaluate.prompt_style: 'evalplus-vlm' is not known; did you mean"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -242,6 +306,29 @@ def test_errors_are_counted_once_a_task_and_class_with_quoted_names_replaced():
     assert (second.name, second.tasks) == ("TypeError", 1)
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("can't multiply sequence by non-int of type 'str'", "can't multiply sequence by non-int of type 'X'"),
+        ("module \"a\" has no attribute 'b'\nmore", "module 'X' has no attribute 'X'"),
+        ("'int' object isn't iterable, it doesn't", "'X' object isn't iterable, it doesn't"),
+    ],
+)
+def test_an_apostrophe_is_no_quote(message, expected):
+    assert error_table.normalised(message) == expected
+
+
+def test_a_task_is_found_on_the_page_by_every_class_of_its_errors(tmp_path, sandbox):
+    found = run(tmp_path, sandbox, Writer())
+    verdicts = samples.read_verdicts(tmp_path / samples.VERDICTS)
+    (failed,) = verdicts["made/less", 0].judged.outcomes
+    both = dataclasses.replace(failed, failing={"AssertionError": 1, "KeyError": 2})
+    verdict = dataclasses.replace(verdicts["made/less", 0], judged=Judged(outcomes=(both,), tier="bwrap"))
+    page = eval_page.render(found, {"made/add": [], "made/less": [verdict]}, made.benchmark())
+    listed = re.findall(r'data-classes="([^"]*)"', page)
+    assert [json.loads(html.unescape(text)) for text in listed] == [[], ["AssertionError", "KeyError"]]
+
+
 def test_a_page_escapes_what_programs_and_models_wrote(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer(lambda task, sample: "    return '<script>alert(1)</script>' + (a - 1)\n"))
     page = (tmp_path / "report.html").read_text()
@@ -251,9 +338,6 @@ def test_a_page_escapes_what_programs_and_models_wrote(tmp_path, sandbox):
 
 
 def test_colours_change_nothing_of_a_program():
-    import html
-    import re
-
     code = "\n\nx = '<&>'\t# é\n\n\n"
     assert html.unescape(re.sub(r"<[^>]*>", "", eval_page.highlighted(code))) == code
 

@@ -77,6 +77,21 @@ def test_scores_of_extra_commands_join_the_table(tmp_path):
     assert (tmp_path / "humaneval_plus_pass@1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_equal_scores_of_several_commands_are_named_apart_in_their_order(tmp_path):
+    job = made(tmp_path, "a", 0, [0.0] * 4)
+    # 10 before 2 in the order of letters.
+    for number, benchmark in ((0, "mbpp"), (2, "humaneval"), (10, "humaneval")):
+        (job.folder / f"command-{number}").mkdir()
+        content = {"benchmark": benchmark, "scores": [{"suite": "base", "k": 1, "value": number / 10}]}
+        (job.folder / f"command-{number}" / "results.json").write_text(json.dumps(content))
+    scores = {name: value for name, value in comparison.figures(job).items() if "pass@" in name}
+    assert list(scores.items()) == [
+        ("mbpp/base pass@1", 0.0),
+        ("command-2 humaneval/base pass@1", 0.2),
+        ("command-10 humaneval/base pass@1", 1.0),
+    ]
+
+
 def test_unfinished_runs_are_named_and_the_rest_is_shown(tmp_path):
     jobs = [made(tmp_path, "a", 0, [1.0] * 4), Job("b", 0, tmp_path / "nowhere", (), {})]
     content = comparison.compare(jobs, jobs[:1], "a")

@@ -1,8 +1,11 @@
 """What a sweep refuses before it runs anything."""
 
+import dataclasses
+
 import pytest
 
 from iterpref_jax.__main__ import main
+from iterpref_jax.cli import sweep as command_line
 from iterpref_jax.errors import UserError
 from iterpref_jax.sweep.settings import SweepSettings, Variant
 from tests.support.runs import ROOT
@@ -37,6 +40,40 @@ def test_a_sweep_needs_variants_and_seeds(changes, message):
 def test_a_variant_that_holds_other_tasks_out_is_refused(word):
     with pytest.raises(UserError, match="hold the same tasks out"):
         Variant(name="a", overrides=(word,))
+
+
+def planned(folder, *commands):
+    """The last step of the first run of a sweep with these commands."""
+    planner = command_line.make_planner(f"{SWEEPS / 'beta.py'}:tiny", str(folder), [], ["data.path=d"])
+    sweep = dataclasses.replace(planner.sweep, commands=commands)
+    return dataclasses.replace(planner, sweep=sweep).jobs()[0].steps[-1]
+
+
+def test_braces_of_a_command_are_filled_in_or_written_twice(tmp_path):
+    step = planned(tmp_path, "iterpref eval --workdir={run} '--x={{\"a\": 1}}'")
+    name, workdir, given = step.words
+    assert (name, given) == ("eval", '--x={"a": 1}')
+    assert workdir.startswith(f"--workdir={tmp_path}/runs/")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval --seed={seed}",
+        "eval --x={}",
+        """eval '--x={"a":1}'""",
+        "eval --x={",
+        "eval 'x",
+        "eval {run.x}",
+        "eval {run:5}",
+    ],
+)
+def test_a_command_that_cannot_be_read_is_refused_by_its_name(command, tmp_path):
+    with pytest.raises(
+        UserError, match=r"sweep\.commands\[1\], .* cannot be read \(.*\): .*\{run\}, \{config\} and"
+    ) as error:
+        planned(tmp_path, "eval", command)
+    assert repr(command) in str(error.value)
 
 
 def test_a_variant_whose_name_is_no_folder_is_refused():

@@ -24,7 +24,7 @@ def read(source: Source) -> Iterator[Item]:
         for trajectory in records.read_trajectories(path):
             style = str(trajectory.meta.get("style", "script"))
             if style == STDIN:
-                _check_cases(trajectory, path)
+                check_cases(trajectory, path)
             tests = TaskTests(code=trajectory.test_code, setup=trajectory.setup_code, style=style)
             task = Found(name=trajectory.task, instruction=trajectory.instruction, tests=tests)
             states = [State(code=version.code, recorded=version.passed) for version in trajectory.versions]
@@ -37,7 +37,8 @@ def fits(row: rows.Row, columns: Columns) -> bool:
     return columns.has(row, "versions") and "instruction" in row and "test_code" in row
 
 
-def _check_cases(trajectory: records.Trajectory, path: str) -> None:
+def check_cases(trajectory: records.Trajectory, path: str) -> None:
+    """Raises UserError where `test_code` does not hold cases of the style "stdin"."""
     try:
         stdin_cases.parse(trajectory.test_code)
     except ValueError as error:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 
 from iterpref_jax.codeflow import records
+from iterpref_jax.codeflow.imports import own_trajectories
+from iterpref_jax.codeflow.imports.candidates import STDIN, STYLES
+from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
-from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, ScriptTests, Suite, Task
+from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, StoredTests, Suite, Task
 
 
 def read(source: Source, choice: Choice) -> Benchmark:
-    """Reads trajectories.jsonl: one task for every `task`, the first history of it."""
+    """Reads trajectories.jsonl: one task for every `task`, the first history of it.
+
+    Raises:
+        UserError: tests of a style that there is not, or that are not what their style says.
+    """
     del choice
     tasks: dict[str, Task] = {}
     for trajectory in records.read_trajectories(source.path):
-        tests = ScriptTests(setup=trajectory.setup_code, tests=trajectory.test_code)
         last = trajectory.versions[-1]
         task = Task(
             task_id=trajectory.task,
             prompts=Prompts(messages=(("user", trajectory.instruction),)),
             entry_point="",
             canonical=last.code if last.passed else "",
-            suites=(Suite(name="base", tests=tests),),
+            suites=(Suite(name="base", tests=_tests(trajectory, source.path)),),
         )
         tasks.setdefault(trajectory.task, task)
     return benchmark_of(
@@ -32,3 +38,15 @@ def read(source: Source, choice: Choice) -> Benchmark:
         clean="last_fence",
         limits=Limits(),
     )
+
+
+def _tests(trajectory: records.Trajectory, path: str) -> StoredTests:
+    style = str(trajectory.meta.get("style", "script"))
+    if style not in STYLES:
+        raise UserError(
+            f"{path}: {trajectory.task_id}: meta.style {style!r} is not known{did_you_mean(style, STYLES)}; known: "
+            + ", ".join(STYLES)
+        )
+    if style == STDIN:
+        own_trajectories.check_cases(trajectory, path)
+    return StoredTests(style=style, setup=trajectory.setup_code, tests=trajectory.test_code)

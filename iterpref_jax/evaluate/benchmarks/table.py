@@ -63,7 +63,13 @@ def _check_dates(name: str, choice: Choice) -> None:
         text = getattr(choice, field)
         if text and name != "livecodebench":
             raise UserError(f"evaluate.{field} = {text!r}: tasks of {name} have no date; leave it empty")
-        try:
-            datetime.date.fromisoformat(text or "2024-01-01")
-        except ValueError as error:
-            raise UserError(f"evaluate.{field}: wanted a date such as 2024-08-01, got {text!r}") from error
+        if text and not _is_date(text):
+            raise UserError(f"evaluate.{field}: wanted a date such as 2024-08-01, got {text!r}")
+
+
+def _is_date(text: str) -> bool:
+    # Dates are compared as texts, so 20240801 and 2024-W31-4, which are dates as well, would not do.
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
