@@ -160,7 +160,10 @@ def add(a, b):
         ("for n in '012': frame.f_locals['report'](['case', n, 'no_tests', '', '', '', '', '0', '5'])", "tampered"),
         ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '0', '9'])", "fail"),
         ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '0', '{'])", "error"),
-        ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', 'x', '5'])", "tampered"),
+        *(
+            (f"frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '{seconds}', '5'])", "tampered")
+            for seconds in ("x", "nan", "inf", "-1")
+        ),
     ],
 )
 def test_a_program_that_finds_the_report_has_no_more_to_say_than_outputs(sandbox, reports, status):

@@ -68,6 +68,12 @@ def test_what_pytest_can_run_is_run_and_counted(sandbox):
             "ValueError",
             (1, 0),
         ),
+        (
+            "@pytest.fixture\ndef f():\n    yield\n    raise ValueError\ndef test_a(f): pytest.skip('no')\n",
+            "error",
+            "ValueError",
+            (0, 0),
+        ),
         ("@pytest.mark.xfail(strict=True)\n" + RIGHT, "fail", "AssertionError", (1, 0)),
         ("@pytest.mark.xfail\ndef test_a(): assert add(1, 2) == 4\n", "pass", "", (1, 1)),
         ("@pytest.mark.skip\n" + RIGHT, "no_tests", "", (0, 0)),

@@ -176,6 +176,35 @@ def test_a_report_without_the_token_is_tampered(sandbox):
     assert sandbox.run(script(forged)).status == "tampered"
 
 
+FOUND = """
+import os, sys, time
+frame = sys._getframe()
+while frame.f_code.co_name != "main":
+    frame = frame.f_back
+fields = [frame.f_locals["token"], "done", "pass", "", "", "", "", *COUNTS]
+os.write(int(frame.f_locals["fd"]), "\\t".join(fields).encode() + b"\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        (("2", "2", "1.5", "", ""), "pass"),
+        (("2", "1", "1.5", "3", "4"), "pass"),
+        (("2", "2", "nan", "", ""), "tampered"),
+        (("2", "2", "inf", "", ""), "tampered"),
+        (("2", "2", "-1", "", ""), "tampered"),
+        (("2", "3", "1.5", "", ""), "tampered"),
+        (("2", "-1", "1.5", "", ""), "tampered"),
+        (("2", "2", "1.5", "9" * 400, "1"), "tampered"),
+        (("2", "2", "1.5", "1", ""), "tampered"),
+    ],
+)
+def test_a_program_that_finds_its_token_has_no_numbers_to_say_that_cannot_be(sandbox, counts, status):
+    assert sandbox.run(script(FOUND.replace("COUNTS", repr(counts)))).status == status
+
+
 def test_a_closed_report_pipe_is_an_early_exit(sandbox):
     code = body("os.closerange(3, 64); time.sleep(60)")
     assert sandbox.run(script(code)).status == "early_exit"
@@ -314,6 +343,18 @@ def test_who_leaves_does_not_wait_for_programs_that_run_for_long():
         verdict = running.result()
     assert (verdict.status, verdict.message) == ("sandbox_error", "stopped before its end")
     assert time.monotonic() - began < 10
+
+
+def test_who_leaves_before_the_stub_has_run_gets_no_pass():
+    def tier(program, *, hash_seed, stop):
+        # What `stop` does: the first run is over, the stub's is not.
+        return broken if stop.is_set() else passed
+
+    with open_sandbox(SETTINGS) as sandbox:
+        passed = sandbox.run(script(ADD))
+        broken = dataclasses.replace(passed, status="sandbox_error")
+        sandbox._tier = lambda program, **how: (tier(program, **how), sandbox.stop())[0]
+        assert sandbox.run(script(ADD, "add(1, 2)\nassert True\n"), check_vacuous=True) == broken
 
 
 @pytest.mark.parametrize(

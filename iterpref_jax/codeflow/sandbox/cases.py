@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import reprlib
 from collections.abc import Sequence
@@ -40,11 +41,19 @@ def outcomes_of(events: Sequence[tuple[str, ...]]) -> tuple[CaseOutcome, ...]:
                 message=without_addresses(message),
                 last_frame=last_frame,
                 traceback=without_addresses(traceback),
-                seconds=float(seconds),
+                seconds=measured(seconds),
                 output=output,
             )
         )
     return tuple(found)
+
+
+def measured(text: str) -> float:
+    """Returns what a child measured; raises ValueError for what no child that is sane does: it could not be stored."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"not a measured number: {text[:100]!r}")
+    return number
 
 
 def without_addresses(text: str) -> str:

@@ -49,7 +49,8 @@ def run(harness, sources: dict[str, str], outcome, intact) -> None:
     session = _Session(sys.modules[MODULE])
     off = (word for name in PLUGINS_OFF for word in ("-p", f"no:{name}"))
     code = pytest.main([*OPTIONS, *off, FILE], plugins=[session])
-    outcome.run, outcome.passed = session.run, session.run - len(session.failed)
+    # A test may be skipped and then fail in its teardown.
+    outcome.run, outcome.passed = session.run, len(session.ended - session.skipped - session.failed)
     if session.first is not None:
         raise session.first
     if session.failed:
