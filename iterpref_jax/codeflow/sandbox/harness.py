@@ -24,6 +24,8 @@ REPORT_BYTES = 64 << 20
 ONLY_AST = 0x400
 MARK = "__checked__"
 LOOK = "__looked__"
+# Where honest tests choose the order in which they run.
+FREE = {"sortTestMethodsUsing"}
 DISK_FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
 
 
@@ -224,19 +226,28 @@ def _snapshot(guarded: list):
     names = builtins.__dict__
     # Interactive display (doctest) sets `_`.
     before = {name: value for name, value in names.items() if name != "_"}
-    methods = [(owner, dict(vars(owner))) for owner in guarded]
+    modules = [(owner.__name__, owner) for owner in guarded if type(owner) is type(sys)]
+    modules = [(name, owner) for name, owner in modules if sys.modules.get(name) is owner]
+    owned = [(owner, {name: value for name, value in vars(owner).items() if _judges(name, value)}) for owner in guarded]
 
     def intact() -> bool:
         changed = False
         for name in before:
             changed = changed or name not in names or names[name] is not before[name]
         names.update(before)
-        for owner, real in methods:
+        for owner, real in owned:
             now = vars(owner)
-            changed = changed or any(now.get(name) is not real[name] for name in real if callable(real[name]))
-        return not changed
+            changed = changed or any(now.get(name) is not real[name] for name in real)
+        # What is imported later, by the tests or by the framework itself, is looked up there.
+        return not (changed or any(sys.modules.get(name) is not module for name, module in modules))
 
     return intact
+
+
+def _judges(name: str, value) -> bool:
+    """Whether this attribute of a test framework can decide a verdict; settings, such as `maxDiff`, are the tests'."""
+    kinds = (classmethod, staticmethod, property, list, tuple, set, frozenset, dict, type(sys))
+    return name not in FREE and (callable(value) or isinstance(value, kinds))
 
 
 def module(name: str) -> dict:
