@@ -219,6 +219,16 @@ def test_an_output_that_cannot_be_compared_is_an_error_that_names_its_type(sandb
     assert sandbox.run(dataclasses.replace(match, compare=COMPARATORS["not_none"])).passed
 
 
+def test_a_type_whose_name_is_no_unicode_is_named_in_escapes(sandbox):
+    code = "class E:\n    __module__ = '\\ud800'\ndef f(x):\n    return E()\n"
+    odd = program(code, (Case(inputs=(1,), expected=True),), "f")
+    assert sandbox.run(odd).message == r"case 0: an output of type \ud800.E cannot be compared"
+    lenient = Comparator(name="same", holds=lambda _, output, wanted: output is wanted, takes_opaque=True)
+    assert sandbox.run(dataclasses.replace(odd, compare=lenient)).message == r"case 0: same: wanted True, got <\ud800.E>"
+    angry = Comparator(name="angry", holds=lambda _, output, wanted: [][output.type_name], takes_opaque=True)
+    sandbox.run(dataclasses.replace(odd, compare=angry)).message.encode()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
