@@ -225,8 +225,13 @@ def test_a_type_whose_name_is_no_unicode_is_named_in_escapes(sandbox):
     assert sandbox.run(odd).message == r"case 0: an output of type \ud800.E cannot be compared"
     lenient = Comparator(name="same", holds=lambda _, output, wanted: output is wanted, takes_opaque=True)
     assert sandbox.run(dataclasses.replace(odd, compare=lenient)).message == r"case 0: same: wanted True, got <\ud800.E>"
-    angry = Comparator(name="angry", holds=lambda _, output, wanted: [][output.type_name], takes_opaque=True)
-    sandbox.run(dataclasses.replace(odd, compare=angry)).message.encode()
+
+    def refuse(inputs, output, expected):
+        raise ValueError(output.type_name)
+
+    angry = Comparator(name="angry", holds=refuse, takes_opaque=True)
+    message = sandbox.run(dataclasses.replace(odd, compare=angry)).message
+    assert message == r"case 0: comparator angry: ValueError: \ud800.E"
 
 
 @pytest.mark.parametrize(

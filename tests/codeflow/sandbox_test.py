@@ -92,6 +92,7 @@ def test_code_with_a_null_byte_is_an_error(sandbox):
         ("f = open('big', 'wb'); [f.write(bytes(1 << 20)) for _ in range(100)]", "disk_limit"),
         ("os._exit(0)", "early_exit"),
         ("os.kill(os.getpid(), 11)", "early_exit"),
+        ("os.kill(os.getpid(), 40)", "early_exit"),
         ("sys.exit(0)", "error"),
         ("input()", "error"),
         ("raise type('E', (Exception,), {'__str__': lambda e: 1 / 0})", "error"),

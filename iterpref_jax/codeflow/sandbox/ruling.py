@@ -7,6 +7,7 @@ import signal
 
 from iterpref_jax.codeflow.sandbox import cases
 from iterpref_jax.codeflow.sandbox.child import Ended
+from iterpref_jax.codeflow.sandbox.stdin_style import signal_name
 from iterpref_jax.codeflow.sandbox.verdict import FAILING, CaseOutcome, Verdict
 
 # status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb, lines_covered, lines_total
@@ -127,5 +128,5 @@ def _cpu_spent(ended: Ended, cpu_s: int) -> bool:
 
 def _exit(ended: Ended) -> str:
     if ended.returncode < 0:
-        return signal.Signals(-ended.returncode).name
+        return signal_name(-ended.returncode)
     return f"exit code {ended.returncode}"
