@@ -224,7 +224,9 @@ def test_a_type_whose_name_is_no_unicode_is_named_in_escapes(sandbox):
     odd = program(code, (Case(inputs=(1,), expected=True),), "f")
     assert sandbox.run(odd).message == r"case 0: an output of type \ud800.E cannot be compared"
     lenient = Comparator(name="same", holds=lambda _, output, wanted: output is wanted, takes_opaque=True)
-    assert sandbox.run(dataclasses.replace(odd, compare=lenient)).message == r"case 0: same: wanted True, got <\ud800.E>"
+    assert (
+        sandbox.run(dataclasses.replace(odd, compare=lenient)).message == r"case 0: same: wanted True, got <\ud800.E>"
+    )
 
     def refuse(inputs, output, expected):
         raise ValueError(output.type_name)

@@ -162,7 +162,8 @@ def test_what_equals_everything_is_found_where_it_hides(sandbox, value, style):
     tests = f"    {check}\n"
     tests = {
         "script": "def check():\n" + tests + "check()\n",
-        "unittest": "import unittest\nfrom solution import *\nclass T(unittest.TestCase):\n  def test_a(self):\n" + tests,
+        "unittest": "import unittest\nfrom solution import *\nclass T(unittest.TestCase):\n  def test_a(self):\n"
+        + tests,
         "pytest": "from solution import *\ndef test_a():\n" + tests,
     }[style]
     assert sandbox.run(program(code, tests, style=style)).status == "tampered"

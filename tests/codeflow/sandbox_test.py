@@ -177,35 +177,6 @@ def test_a_report_without_the_token_is_tampered(sandbox):
     assert sandbox.run(script(forged)).status == "tampered"
 
 
-FOUND = """
-import os, sys, time
-frame = sys._getframe()
-while frame.f_code.co_name != "main":
-    frame = frame.f_back
-fields = [frame.f_locals["token"], "done", "pass", "", "", "", "", *COUNTS]
-os.write(int(frame.f_locals["fd"]), "\\t".join(fields).encode() + b"\\n")
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize(
-    ("counts", "status"),
-    [
-        (("2", "2", "1.5", "", ""), "pass"),
-        (("2", "1", "1.5", "3", "4"), "pass"),
-        (("2", "2", "nan", "", ""), "tampered"),
-        (("2", "2", "inf", "", ""), "tampered"),
-        (("2", "2", "-1", "", ""), "tampered"),
-        (("2", "3", "1.5", "", ""), "tampered"),
-        (("2", "-1", "1.5", "", ""), "tampered"),
-        (("2", "2", "1.5", "9" * 400, "1"), "tampered"),
-        (("2", "2", "1.5", "1", ""), "tampered"),
-    ],
-)
-def test_a_program_that_finds_its_token_has_no_numbers_to_say_that_cannot_be(sandbox, counts, status):
-    assert sandbox.run(script(FOUND.replace("COUNTS", repr(counts)))).status == status
-
-
 def test_a_closed_report_pipe_is_an_early_exit(sandbox):
     code = body("os.closerange(3, 64); time.sleep(60)")
     assert sandbox.run(script(code)).status == "early_exit"
@@ -306,88 +277,6 @@ UNITTEST = "import unittest\nfrom solution import add\nclass T(unittest.TestCase
 def test_unittest_files_are_judged_by_their_tests(sandbox, code, tests, status, counts):
     verdict = sandbox.run(Program(code=code, tests=UNITTEST + tests, setup="", style="unittest"))
     assert (verdict.status, verdict.tests_run, verdict.tests_passed) == (status, *counts)
-
-
-FAKE = (
-    "import sys, types, unittest\nclass F(unittest.TestCase):\n    assertEqual = lambda *a, **k: None\n"
-    "    def test(self): pass\n"
-)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "unittest.TestCase = F\n",
-        "unittest.case.TestCase = F\n",
-        "fake = types.ModuleType('unittest')\nfake.TestCase = F\nsys.modules['unittest'] = fake\n",
-        "unittest.TestLoader.loadTestsFromModule = lambda *a, **k: unittest.TestSuite([F('test')])\n",
-        "unittest.TestLoader.testMethodPrefix = 'test_b'\n",
-    ],
-)
-def test_a_program_that_replaces_unittest_is_tampered(sandbox, code):
-    tests = UNITTEST + "    def test_a(self): self.assertEqual(add(1, 2), 3)\n    def test_b(self): pass\n"
-    code = FAKE + code + "def add(a, b):\n    return None\n"
-    assert sandbox.run(Program(code=code, tests=tests, setup="", style="unittest")).status == "tampered"
-
-
-def test_the_default_loader_of_unittest_is_not_asked(sandbox):
-    code = FAKE + "unittest.defaultTestLoader.loadTestsFromModule = lambda *a: unittest.TestSuite([F('test')])\n"
-    tests = UNITTEST + "    def test_a(self): self.assertEqual(add(1, 2), 3)\n"
-    run = Program(code=code + "def add(a, b):\n    return None\n", tests=tests, setup="", style="unittest")
-    assert sandbox.run(run).status == "fail"
-    assert sandbox.run(dataclasses.replace(run, code=code + ADD)).passed
-
-
-HONEST = """
-import unittest
-from unittest import mock
-from solution import add
-
-unittest.util._MAX_LENGTH = 1000
-unittest.TestLoader.sortTestMethodsUsing = None
-unittest.TestCase.maxDiff = None
-
-def renamed(cls):
-    cls.test_other = cls.test_one
-    del cls.test_one
-    return cls
-
-class Base(unittest.TestCase):
-    def test_base(self): self.assertEqual(self.wanted, add(1, 2))
-
-class Sum(Base):
-    @classmethod
-    def setUpClass(cls): cls.wanted = 3
-
-    def setUp(self): self.seen = mock.Mock(return_value=[add(1, 2), 4])
-
-    @mock.patch("solution.add", return_value=7)
-    def test_patched(self, fake):
-        import solution
-        self.assertEqual(solution.add(1, 2), 7)
-        self.assertEqual(fake.call_args_list, [mock.call(1, 2)])
-
-    def test_any(self): self.assertEqual(self.seen(1), [mock.ANY, 4])
-
-    def test_sub(self):
-        for n in range(3):
-            with self.subTest(n=n), mock.patch.dict("sys.modules", {"other": mock.MagicMock()}):
-                self.assertEqual(add(n, 1), n + 1)
-
-@renamed
-class Renamed(unittest.TestCase):
-    def test_one(self): self.assertEqual(add(1, 1), 2)
-
-class Async(unittest.IsolatedAsyncioTestCase):
-    async def test_async(self): self.assertEqual(add(1, 1), 2)
-
-del Base
-"""
-
-
-def test_what_honest_unittest_files_do_is_no_tampering(sandbox):
-    verdict = sandbox.run(Program(code=ADD, tests=HONEST, setup="", style="unittest"))
-    assert (verdict.status, verdict.message, verdict.tests_run) == ("pass", "", 6)
 
 
 @pytest.mark.parametrize(("path", "message"), [("/nonexistent/python", "No such file"), ("/bin/false", "exit code 1")])

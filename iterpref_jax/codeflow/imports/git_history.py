@@ -4,8 +4,8 @@ own doctests."""
 from __future__ import annotations
 
 import ast
-import dataclasses
 import contextlib
+import dataclasses
 import datetime
 import pathlib
 from collections.abc import Iterator

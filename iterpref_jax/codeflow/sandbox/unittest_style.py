@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import unittest
 
-
 # Made before the program runs: the default one is an object that a program could change.
 LOADER = unittest.TestLoader()
 
