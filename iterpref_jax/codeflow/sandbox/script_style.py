@@ -5,6 +5,7 @@ Standard library only; no import of ours.
 
 from __future__ import annotations
 
+import _symtable
 import builtins
 
 MARK = "__checked__"
@@ -79,10 +80,9 @@ class _Names:
         hidden = (used & set(vars(builtins))) - HARMLESS
         if not hidden or hidden == used:
             return []
-        import symtable
-
-        symbols = symtable.symtable(code, "<code>", "exec").get_symbols()
-        return sorted(hidden & {symbol.get_name() for symbol in symbols if symbol.is_assigned()})
+        # What `symtable` is made of, without its imports.
+        symbols = _symtable.symtable(code, "<code>", "exec").symbols
+        return sorted(name for name in hidden if symbols.get(name, 0) & _symtable.DEF_LOCAL)
 
 
 def mark_checks(tree, first: int) -> tuple[int, int]:
