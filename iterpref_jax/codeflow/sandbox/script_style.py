@@ -5,7 +5,7 @@ Standard library only; no import of ours.
 
 from __future__ import annotations
 
-import _symtable
+import _symtable  # type: ignore[import-not-found]
 import builtins
 
 MARK = "__checked__"
