@@ -24,7 +24,7 @@ REPORT_BYTES = 64 << 20
 ONLY_AST = 0x400
 LOOK = "__looked__"
 # Items of containers that are looked at: in one value, and in a whole run.
-LOOK_ITEMS, LOOK_ALL = 1_000, 1_000_000
+LOOK_ITEMS, LOOK_ALL = 1_000, 200_000
 # Types whose values equal what they should; by id, for a class may say itself what it equals.
 PLAIN = {id(kind) for kind in (int, float, complex, str, bytes, bool, type(None))}
 CONTAINERS = (list, tuple, set, frozenset, dict)
