@@ -160,7 +160,10 @@ def add(a, b):
         ("for n in '012': frame.f_locals['report'](['case', n, 'no_tests', '', '', '', '', '0', '5'])", "tampered"),
         ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '0', '9'])", "fail"),
         ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '0', '{'])", "error"),
-        ("frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', 'x', '5'])", "tampered"),
+        *(
+            (f"frame.f_locals['report'](['case', '0', 'no_tests', '', '', '', '', '{seconds}', '5'])", "tampered")
+            for seconds in ("x", "nan", "inf", "-1")
+        ),
     ],
 )
 def test_a_program_that_finds_the_report_has_no_more_to_say_than_outputs(sandbox, reports, status):
@@ -214,6 +217,23 @@ def test_an_output_that_cannot_be_compared_is_an_error_that_names_its_type(sandb
     match = program("import re\ndef f(x):\n    return [re.match('a', x)]\n", (Case(inputs=("a",), expected=True),), "f")
     assert sandbox.run(match).message == "case 0: an output of type re.Match cannot be compared"
     assert sandbox.run(dataclasses.replace(match, compare=COMPARATORS["not_none"])).passed
+
+
+def test_a_type_whose_name_is_no_unicode_is_named_in_escapes(sandbox):
+    code = "class E:\n    __module__ = '\\ud800'\ndef f(x):\n    return E()\n"
+    odd = program(code, (Case(inputs=(1,), expected=True),), "f")
+    assert sandbox.run(odd).message == r"case 0: an output of type \ud800.E cannot be compared"
+    lenient = Comparator(name="same", holds=lambda _, output, wanted: output is wanted, takes_opaque=True)
+    assert (
+        sandbox.run(dataclasses.replace(odd, compare=lenient)).message == r"case 0: same: wanted True, got <\ud800.E>"
+    )
+
+    def refuse(inputs, output, expected):
+        raise ValueError(output.type_name)
+
+    angry = Comparator(name="angry", holds=refuse, takes_opaque=True)
+    message = sandbox.run(dataclasses.replace(odd, compare=angry)).message
+    assert message == r"case 0: comparator angry: ValueError: \ud800.E"
 
 
 @pytest.mark.parametrize(

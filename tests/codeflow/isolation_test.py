@@ -144,6 +144,64 @@ def test_a_value_that_equals_everything_is_tampering_but_mock_any_and_arrays_are
     assert sandbox.run(program("import numpy\n\ndef add(a, b):\n    return numpy.full(2, a + b)\n", tests)).passed
 
 
+SLY = (
+    "from unittest.mock import ANY\nclass C:\n    def __eq__(self, other):\n        return True\n"
+    "class M(C):\n    __module__ = 'unittest.mock'\nclass N(C):\n    def __eq__(self, other):\n"
+    "        return type(other) is not object\nclass L(list):\n    def __iter__(self):\n        return iter(())\n"
+    "class I(type):\n    __hash__ = lambda cls: hash(int)\n    __eq__ = lambda cls, other: True\n"
+    "class K(C, metaclass=I):\n    pass\n"
+)
+
+
+@pytest.mark.parametrize("value", ["ANY", "M()", "N()", "K()", "[C()]", "({1: [C()]},)", "{C: C()}", "L([C()])"])
+@pytest.mark.parametrize("style", ["script", "unittest", "pytest"])
+def test_what_equals_everything_is_found_where_it_hides(sandbox, value, style):
+    code = SLY + f"def add(a, b):\n    return {value}\n"
+    wanted = value.replace("C()", "5").removeprefix("L") if "C()" in value else "5"
+    check = f"self.assertEqual(add(2, 3), {wanted})" if style == "unittest" else f"assert add(2, 3) == {wanted}"
+    tests = f"    {check}\n"
+    tests = {
+        "script": "def check():\n" + tests + "check()\n",
+        "unittest": "import unittest\nfrom solution import *\nclass T(unittest.TestCase):\n  def test_a(self):\n"
+        + tests,
+        "pytest": "from solution import *\ndef test_a():\n" + tests,
+    }[style]
+    assert sandbox.run(program(code, tests, style=style)).status == "tampered"
+
+
+HONEST = """
+import collections, dataclasses, enum
+import numpy
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    def __eq__(self, other):
+        return self.x == other.x
+
+class Color(enum.Enum):
+    RED = 1
+
+Pair = collections.namedtuple("Pair", "a b")
+big = list(range(100_000))
+ring = [1]
+ring.append(ring)
+
+def all_kinds():
+    return [Point(1), Color.RED, Pair(1, 2), collections.Counter("aab"), float("nan"), {1: {2, 3}}, None]
+"""
+
+
+def test_values_of_honest_programs_are_compared_as_they_were(sandbox):
+    tests = "from unittest import mock\nimport numpy\nkinds = all_kinds()\n"
+    tests += "assert kinds[:4] == [Point(1), Color.RED, (1, 2), {'a': 2, 'b': 1}]\nassert kinds == kinds\n"
+    tests += "assert kinds[5:] == [{1: {3, 2}}, None]\nassert [1, kinds] == [mock.ANY, mock.ANY]\n"
+    tests += "assert ring == ring\nassert big == big\nassert (numpy.array([1]) == [1]).all()\n"
+    tests += "assert [numpy.float64(1)] == [1]\nassert mock.call(1, [2]) == mock.call(1, mock.ANY)\n"
+    verdict = sandbox.run(program(HONEST, tests))
+    assert (verdict.status, verdict.message) == ("pass", "")
+
+
 STYLES = {
     "unittest": {
         "tests": "import unittest\nfrom solution import add\nclass T(unittest.TestCase):\n"

@@ -116,7 +116,7 @@ def test_neither_the_token_nor_the_program_of_a_run_is_in_a_lanes_memory(lanes, 
     with lanes.lane(0) as lane:
         text = memory_of(zygote_of(lane))
     # What it does hold: the harness, which is the same for all.
-    assert b"__checked__" in text
+    assert b"__looked__" in text
     assert b"of_the_program" not in text
     assert tokens
     assert not any(token.encode() in text for token in tokens)

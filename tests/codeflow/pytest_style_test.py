@@ -68,6 +68,12 @@ def test_what_pytest_can_run_is_run_and_counted(sandbox):
             "ValueError",
             (1, 0),
         ),
+        (
+            "@pytest.fixture\ndef f():\n    yield\n    raise ValueError\ndef test_a(f): pytest.skip('no')\n",
+            "error",
+            "ValueError",
+            (0, 0),
+        ),
         ("@pytest.mark.xfail(strict=True)\n" + RIGHT, "fail", "AssertionError", (1, 0)),
         ("@pytest.mark.xfail\ndef test_a(): assert add(1, 2) == 4\n", "pass", "", (1, 1)),
         ("@pytest.mark.skip\n" + RIGHT, "no_tests", "", (0, 0)),
@@ -116,11 +122,26 @@ WRONG = "def add(a, b):\n    return None\n"
         "import sys, types\nsys.modules['pytest'] = types.ModuleType('pytest')\n",
         "import unittest\nunittest.TestCase.assertEqual = print\n",
         "import builtins\nbuiltins.isinstance = lambda *a: True\n",
+        "import _pytest.config as c\nc.default_plugins = (*c.default_plugins, 'evil')\n",
+        "import _pytest.python as p\np.Function.from_parent = classmethod(print)\n",
+        "import sys, types\nsys.modules['_pytest.pastebin'] = types.ModuleType('evil')\n",
+        "import os\nos.environ = dict(os.environ)\n",
+        "import sys, types\nsys.modules['unittest'] = types.ModuleType('unittest')\n",
         "import sys\nsys.modules['_pytest.runner'].call_and_report = lambda *a, **k: None\n",
     ],
 )
 def test_a_program_that_replaces_its_judge_is_tampered(sandbox, code):
     assert sandbox.run(program(RIGHT, code + WRONG)).status == "tampered"
+
+
+@pytest.mark.parametrize(
+    "setting", ["PYTEST_PLUGINS'] = 'evil", "PYTEST_ADDOPTS'] = '-p evil", "PYTEST_ADDOPTS'] = '--collect-only"]
+)
+def test_the_environment_of_the_program_changes_nothing_in_pytest(sandbox, setting):
+    code = "import os, sys, types\nevil = types.ModuleType('evil')\nevil.pytest_pyfunc_call = lambda pyfuncitem: True\n"
+    code += f"sys.modules['evil'] = evil\nos.environ['{setting}'\n"
+    assert sandbox.run(program(RIGHT, code + WRONG)).status == "fail"
+    assert sandbox.run(program(RIGHT, code + ADD)).status == "pass"
 
 
 LATER = "def add(a, b):\n    import sys\n    TEXT\n"

@@ -92,6 +92,7 @@ def test_code_with_a_null_byte_is_an_error(sandbox):
         ("f = open('big', 'wb'); [f.write(bytes(1 << 20)) for _ in range(100)]", "disk_limit"),
         ("os._exit(0)", "early_exit"),
         ("os.kill(os.getpid(), 11)", "early_exit"),
+        ("os.kill(os.getpid(), 40)", "early_exit"),
         ("sys.exit(0)", "error"),
         ("input()", "error"),
         ("raise type('E', (Exception,), {'__str__': lambda e: 1 / 0})", "error"),
@@ -314,6 +315,18 @@ def test_who_leaves_does_not_wait_for_programs_that_run_for_long():
         verdict = running.result()
     assert (verdict.status, verdict.message) == ("sandbox_error", "stopped before its end")
     assert time.monotonic() - began < 10
+
+
+def test_who_leaves_before_the_stub_has_run_gets_no_pass():
+    def tier(program, *, hash_seed, stop):
+        # What `stop` does: the first run is over, the stub's is not.
+        return broken if stop.is_set() else passed
+
+    with open_sandbox(SETTINGS) as sandbox:
+        passed = sandbox.run(script(ADD))
+        broken = dataclasses.replace(passed, status="sandbox_error")
+        sandbox._tier = lambda program, **how: (tier(program, **how), sandbox.stop())[0]
+        assert sandbox.run(script(ADD, "add(1, 2)\nassert True\n"), check_vacuous=True) == broken
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_the_ways_in_which_scripts_read_and_print_and_end_are_all_right(sandbox,
         ("print(2)\nimport sys\nsys.exit(3)\n", "error", "SystemExit"),
         ("print(2)\nimport sys\nsys.exit('done')\n", "error", "SystemExit"),
         ("print(2)\nimport os\nos.kill(os.getpid(), 11)\n", "early_exit", "EarlyExit"),
+        ("print(2)\nimport os\nos.kill(os.getpid(), 40)\n", "early_exit", "EarlyExit"),
         ("print(2)\nimport os\nos.kill(os.getpid(), 9)\n", "memory_limit", "Killed"),
         ("print(2)\nimport os\nos.close(1)\n", "error", "OSError"),
         ("x = bytearray(1 << 30)\n", "memory_limit", "MemoryError"),
@@ -83,6 +84,11 @@ def test_the_ways_in_which_scripts_read_and_print_and_end_are_all_right(sandbox,
 def test_what_ends_a_script_is_told_apart(sandbox, code, status, error_type):
     verdict = sandbox.run(program(code, CASES[:1]))
     assert (verdict.status, verdict.error_type) == (status, error_type)
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(sandbox):
+    verdict = sandbox.run(program("import os\nos.kill(os.getpid(), 40)\n"))
+    assert verdict.message == "case 0: the process ended early: signal 40"
 
 
 def test_an_exception_comes_with_the_line_of_the_code(sandbox):

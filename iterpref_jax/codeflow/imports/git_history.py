@@ -4,6 +4,7 @@ own doctests."""
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import datetime
 import pathlib
@@ -157,9 +158,11 @@ def _said(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionD
 
 
 def _meta(commit: Commit, change: Change, judge: _Judge) -> dict[str, Any]:
-    made = datetime.datetime.fromtimestamp(commit.seconds, datetime.UTC)
     renamed = {"renamed_from": change.old_path} if change.old_path != change.path else {}
-    about = {"commit": commit.name, "date": made.isoformat(), "message": commit.subject, "test_file": judge.origin}
+    about = {"commit": commit.name, "message": commit.subject, "test_file": judge.origin}
+    # git keeps any number, also one of a time that no calendar has.
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        about["date"] = datetime.datetime.fromtimestamp(commit.seconds, datetime.UTC).isoformat()
     return about | renamed
 
 

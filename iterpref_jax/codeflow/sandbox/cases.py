@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 from iterpref_jax.codeflow.sandbox import typed
+from iterpref_jax.codeflow.sandbox.child import printable
 from iterpref_jax.codeflow.sandbox.comparators import EXACT, LINES, Comparator
 from iterpref_jax.codeflow.sandbox.verdict import FAILING, UNKNOWN, Case, CaseOutcome, Program, Verdict
 
@@ -40,11 +42,19 @@ def outcomes_of(events: Sequence[tuple[str, ...]]) -> tuple[CaseOutcome, ...]:
                 message=without_addresses(message),
                 last_frame=last_frame,
                 traceback=without_addresses(traceback),
-                seconds=float(seconds),
+                seconds=measured(seconds),
                 output=output,
             )
         )
     return tuple(found)
+
+
+def measured(text: str) -> float:
+    """Returns what a child measured; raises ValueError for what no child that is sane does: it could not be stored."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"not a measured number: {text[:100]!r}")
+    return number
 
 
 def without_addresses(text: str) -> str:
@@ -115,18 +125,18 @@ def _compared(case: Case, outcome: CaseOutcome, comparator: Comparator, style: s
             output, opaque = typed.from_json(outcome.output)
         except ValueError as error:
             return dataclasses.replace(
-                outcome, status="error", error_type="Unreadable", message=str(error), output=None
+                outcome, status="error", error_type="Unreadable", message=printable(str(error)), output=None
             )
         outcome = dataclasses.replace(outcome, output=output)
         if opaque and not comparator.takes_opaque:
-            message = f"an output of type {opaque[0]} cannot be compared"
+            message = printable(f"an output of type {opaque[0]} cannot be compared")
             return dataclasses.replace(outcome, status="error", error_type="OpaqueOutput", message=message)
     if case.expected is UNKNOWN:
         return outcome
     try:
         holds = comparator.holds(case.inputs, outcome.output, case.expected)
     except Exception as error:
-        message = f"comparator {comparator.name}: {type(error).__name__}: {error}"
+        message = printable(f"comparator {comparator.name}: {type(error).__name__}: {error}")
         return dataclasses.replace(outcome, status="fail", error_type="WrongOutput", message=message[:1000])
     if holds:
         return dataclasses.replace(outcome, status="pass")
@@ -136,7 +146,7 @@ def _compared(case: Case, outcome: CaseOutcome, comparator: Comparator, style: s
 
 def _shown(value: Any) -> str:
     try:
-        return _SHOWN.repr(value)
+        return printable(_SHOWN.repr(value))
     except ValueError:
         # An int of more digits than Python writes.
         return f"a large {type(value).__name__}"

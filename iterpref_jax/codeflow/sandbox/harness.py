@@ -22,8 +22,15 @@ MAX_FRAMES = 40
 # Room that the report gets on top of the program's memory, so that "out of memory" can still be said.
 REPORT_BYTES = 64 << 20
 ONLY_AST = 0x400
-MARK = "__checked__"
 LOOK = "__looked__"
+# Items of containers that are looked at: in one value, and in a whole run.
+LOOK_ITEMS, LOOK_ALL = 1_000, 200_000
+# Types whose values equal what they should; by id, for a class may say itself what it equals.
+PLAIN = {id(kind) for kind in (int, float, complex, str, bytes, bool, type(None))}
+CONTAINERS = (list, tuple, set, frozenset, dict)
+BARE = {id(kind) for kind in CONTAINERS}
+# Where honest tests choose the order in which they run.
+FREE = {"sortTestMethodsUsing"}
 DISK_FULL = {27, 28, 122}  # EFBIG, ENOSPC, EDQUOT
 
 
@@ -111,16 +118,14 @@ def _limit(cpu_s: int, memory: int, file_bytes: int, processes: int):
 
 def _judge(parts, report, free_reserve, style: str, sources: dict[str, str]) -> None:
     leave, outcome = os._exit, Outcome()
-    driver, coverage = getattr(parts, f"{style}_style", None), getattr(parts, "line_coverage", None)
+    driver, coverage = getattr(parts, f"{style}_style"), getattr(parts, "line_coverage", None)
     if coverage:
         outcome.watch = coverage.watch
-    intact = _snapshot(driver.guarded(parts, outcome) if driver else [])
+    outcome.expect_mocks(sources)
+    intact = _snapshot(driver.guarded(parts, outcome))
     error = None
     try:
-        if driver:
-            driver.run(parts, sources, outcome, intact)
-        else:
-            run_script(sources, outcome, intact)
+        driver.run(parts, sources, outcome, intact)
     except BaseException as caught:
         error = caught
     whole = intact()
@@ -148,21 +153,45 @@ class Outcome:
         self.run = self.passed = 0
         self.watch = lambda compiled: None
         self.is_chameleon = False
+        # A class that no program has seen; one that setup or tests may use; items left to look at.
+        self._fresh, self._free, self._room = type("Fresh", (), {}), None, LOOK_ALL
 
     def fields(self) -> list[str]:
         words = [self.status, self.error_type, self.message, self.last_frame, self.traceback]
         return [*words, str(self.run), str(self.passed)]
 
+    def expect_mocks(self, sources: dict[str, str]) -> None:
+        """Lets `mock.ANY` equal everything where setup or tests speak of mocks; called before the program runs."""
+        if "mock" in sources[SETUP] or "mock" in sources[TESTS]:
+            from unittest import mock
+
+            self._free = type(mock.ANY)
+
     def look(self, value):
-        """Looks at what is compared: a value that equals an object made just now would pass any test."""
-        if type(value).__module__ == "unittest.mock":  # `ANY`, which tests may use
+        """Looks at what is compared: a value that equals an object made just now would pass any test.
+
+        So would one in a list; the items of containers are looked at as long as that takes little time.
+        """
+        if id(type(value)) in PLAIN:
             return value
-        try:
-            if value == object():
-                self.is_chameleon = True
-        except Exception:
-            pass  # What cannot be compared, or answers with no bool (an array), does not equal everything.
+        found, room = [value], min(LOOK_ITEMS, self._room)
+        while found:
+            item = found.pop()
+            if id(type(item)) not in BARE:
+                self.is_chameleon = self.is_chameleon or self._equals_all(item)
+            items = [item for _, item in zip(range(room), _items(item), strict=False)]
+            room -= len(items)
+            self._room -= len(items)
+            found += [item for item in items if id(type(item)) not in PLAIN]
         return value
+
+    def _equals_all(self, value) -> bool:
+        if type(value) is self._free:
+            return False
+        try:
+            return bool(value == object() or value == self._fresh())
+        except Exception:
+            return False  # What cannot be compared, or answers with no bool (an array), does not equal everything.
 
     def tamper(self, message: str) -> None:
         self.status, self.error_type, self.message, self.traceback = "tampered", "Tampered", message, message
@@ -177,6 +206,14 @@ class Outcome:
         lines += (_frame_text(frame, sources) for frame in frames[-MAX_FRAMES:])
         lines.append(f"{self.error_type}: {self.message}" if self.message else self.error_type)
         self.traceback = "\n".join(lines)[-TAIL_CHARS:]
+
+
+def _items(value):
+    """Returns what is in a container, as its base says: a subclass may say something else."""
+    for base in CONTAINERS:
+        if issubclass(type(value), base):
+            return (part for pair in dict.items(value) for part in pair) if base is dict else base.__iter__(value)
+    return ()
 
 
 def status_of(error: BaseException) -> str:
@@ -224,19 +261,28 @@ def _snapshot(guarded: list):
     names = builtins.__dict__
     # Interactive display (doctest) sets `_`.
     before = {name: value for name, value in names.items() if name != "_"}
-    methods = [(owner, dict(vars(owner))) for owner in guarded]
+    modules = [(owner.__name__, owner) for owner in guarded if type(owner) is type(sys)]
+    modules = [(name, owner) for name, owner in modules if sys.modules.get(name) is owner]
+    owned = [(owner, {name: value for name, value in vars(owner).items() if _judges(name, value)}) for owner in guarded]
 
     def intact() -> bool:
         changed = False
         for name in before:
             changed = changed or name not in names or names[name] is not before[name]
         names.update(before)
-        for owner, real in methods:
+        for owner, real in owned:
             now = vars(owner)
-            changed = changed or any(now.get(name) is not real[name] for name in real if callable(real[name]))
-        return not changed
+            changed = changed or any(now.get(name) is not real[name] for name in real)
+        # What is imported later, by the tests or by the framework itself, is looked up there.
+        return not (changed or any(sys.modules.get(name) is not module for name, module in modules))
 
     return intact
+
+
+def _judges(name: str, value) -> bool:
+    """Whether this attribute of a test framework can decide a verdict; settings, such as `maxDiff`, are the tests'."""
+    kinds = (classmethod, staticmethod, property, list, tuple, set, frozenset, dict, type(sys))
+    return name not in FREE and (callable(value) or isinstance(value, kinds))
 
 
 def module(name: str) -> dict:
@@ -246,60 +292,8 @@ def module(name: str) -> dict:
     return module.__dict__
 
 
-def run_script(sources: dict[str, str], outcome: Outcome, intact) -> None:
-    """Runs setup, code and tests as one script; a check is an `assert`, an `assert...(...)` call or a `raise`.
-
-    Every check of setup and tests but a `raise` notes that it was run and held, so tests that are never reached
-    (a loop over nothing that the program returns) are `no_tests`, not a pass.
-    """
-    space, seen, raises = module("__main__"), set(), 0
-    space[MARK], space[LOOK] = seen.add, outcome.look
-    marked = 0
-    try:
-        for label in (SETUP, CODE, TESTS):
-            tree = compile(sources[label], label, "exec", ONLY_AST, dont_inherit=True)
-            if label != CODE:
-                marked, more = mark_checks(tree, marked)
-                raises += more
-                look_at_equals(tree)
-            compiled = compile(tree, label, "exec", dont_inherit=True)  # type: ignore[arg-type]
-            if label == CODE:
-                outcome.watch(compiled)
-            exec(compiled, space)
-            if label == CODE and not intact():
-                outcome.tamper("the code replaced builtins when it was imported")
-                return
-    except AssertionError:
-        outcome.run, outcome.passed = len(seen) + 1, len(seen)
-        raise
-    outcome.run = outcome.passed = len(seen) + raises
-    if not outcome.run:
-        outcome.status = "no_tests"
-
-
-def mark_checks(tree, first: int) -> tuple[int, int]:
-    """Puts `__checked__(n)` after every check of `tree`; returns the next n and the number of `raise` statements."""
-    raises, stack = 0, [tree]
-    while stack:
-        node = stack.pop()
-        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            children = getattr(node, field, None)
-            if type(children) is not list:  # a lambda's body is an expression
-                continue
-            marked = []
-            for child in children:
-                marked.append(child)
-                stack.append(child)
-                raises += type(child).__name__ == "Raise"
-                if _is_check(child):
-                    marked.append(_mark(first, child))
-                    first += 1
-            setattr(node, field, marked)
-    return first, raises
-
-
-def look_at_equals(tree) -> None:
-    """Turns every `a == b` of `tree` into `__looked__(a) == __looked__(b)`."""
+def walk(tree):
+    """Yields the nodes of a tree; what is put into one that was yielded is not visited."""
     import _ast as nodes
 
     stack = [tree]
@@ -308,6 +302,12 @@ def look_at_equals(tree) -> None:
         for field in node._fields:
             children = getattr(node, field, None)
             stack += [x for x in (children if type(children) is list else [children]) if isinstance(x, nodes.AST)]
+        yield node
+
+
+def look_at_equals(tree) -> None:
+    """Turns every `a == b` of `tree` into `__looked__(a) == __looked__(b)`."""
+    for node in walk(tree):
         if type(node).__name__ == "Compare" and type(node.ops[0]).__name__ == "Eq":
             node.left, node.comparators[0] = _looked(node.left), _looked(node.comparators[0])
 
@@ -317,26 +317,6 @@ def _looked(value):
 
     place = {name: getattr(value, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
     return nodes.Call(func=nodes.Name(id=LOOK, ctx=nodes.Load(), **place), args=[value], keywords=[], **place)
-
-
-def _is_check(node) -> bool:
-    if type(node).__name__ != "Expr":
-        return type(node).__name__ == "Assert"
-    called = getattr(node.value, "func", None)
-    return (getattr(called, "id", None) or getattr(called, "attr", None) or "").startswith("assert")
-
-
-def _mark(number: int, after):
-    import _ast as nodes
-
-    place = {"lineno": after.end_lineno, "col_offset": 0, "end_lineno": after.end_lineno, "end_col_offset": 0}
-    called = nodes.Call(
-        func=nodes.Name(id=MARK, ctx=nodes.Load(), **place),
-        args=[nodes.Constant(value=number, kind=None, **place)],
-        keywords=[],
-        **place,
-    )
-    return nodes.Expr(value=called, **place)
 
 
 def peak_mb() -> str:

@@ -5,15 +5,15 @@ A part of the harness that a request brings. Standard library and pytest only; n
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
 
-# pytest reads it once, when it starts.
-os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-
 import pytest
+from _pytest import config
 
+ENVIRON = os.environ
 MODULE = "test_program"
 FILE = f"{MODULE}.py"
 NO_TESTS_COLLECTED = 5
@@ -23,10 +23,11 @@ PLUGINS_OFF = ("cacheprovider", "terminal", "faulthandler", "threadexception", "
 
 def guarded(harness, outcome) -> list:
     """Returns what a program may not replace: the modules of pytest and their classes, and those of unittest."""
-    owners = [module for name, module in sys.modules.items() if name.split(".")[0] in ("pytest", "_pytest", "pluggy")]
-    classes = {found for owner in owners for found in vars(owner).values() if isinstance(found, type)}
-    own = [found for found in classes if found.__module__.split(".")[0] in ("_pytest", "pluggy")]
-    return [*owners, *own, *harness.unittest_style.guarded(harness, outcome)]
+    # pytest imports its own plugins by name when it starts: a program could have put others there.
+    for name in config.default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+    owners = harness.unittest_style.owners_of("pytest", "_pytest", "pluggy")
+    return [*owners, type(ENVIRON), *harness.unittest_style.guarded(harness, outcome)]
 
 
 def run(harness, sources: dict[str, str], outcome, intact) -> None:
@@ -36,7 +37,7 @@ def run(harness, sources: dict[str, str], outcome, intact) -> None:
         if label == harness.CODE:
             outcome.watch(compiled)
         exec(compiled, space)
-    if not intact() or sys.modules.get("pytest") is not pytest:
+    if not intact() or os.environ is not ENVIRON:
         outcome.tamper("the code replaced builtins or pytest when it was imported")
         return
     tree = compile(sources[harness.TESTS], harness.TESTS, "exec", harness.ONLY_AST, dont_inherit=True)
@@ -47,14 +48,23 @@ def run(harness, sources: dict[str, str], outcome, intact) -> None:
     exec(compile(tree, harness.TESTS, "exec", dont_inherit=True), space)  # type: ignore[arg-type]
     Path(FILE).touch()
     session = _Session(sys.modules[MODULE])
+    _forget_plugins()
     off = (word for name in PLUGINS_OFF for word in ("-p", f"no:{name}"))
     code = pytest.main([*OPTIONS, *off, FILE], plugins=[session])
-    outcome.run, outcome.passed = session.run, session.run - len(session.failed)
+    # A test may be skipped and then fail in its teardown.
+    outcome.run, outcome.passed = session.run, len(session.ended - session.skipped - session.failed)
     if session.first is not None:
         raise session.first
     if session.failed:
         raise AssertionError(session.words)
     _count(outcome, session, wanted, int(code))
+
+
+def _forget_plugins() -> None:
+    """pytest reads options and plugins from its environment when it starts; these would be the program's."""
+    for name in [name for name in ENVIRON if name.startswith("PYTEST_")]:
+        del ENVIRON[name]
+    ENVIRON["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 
 def _count(outcome, session, wanted: set[str], code: int) -> None:

@@ -13,9 +13,9 @@ from iterpref_jax.codeflow.sandbox.child import Run
 from iterpref_jax.codeflow.sandbox.verdict import CASE_STYLES, STYLES, Program
 from iterpref_jax.errors import UserError, did_you_mean
 
-# Modules of this package that run inside; "script" is in the harness itself.
+# Modules of this package that run inside, besides the harness itself.
 _PARTS = {
-    "script": (),
+    "script": ("script_style",),
     "unittest": ("unittest_style",),
     "pytest": ("unittest_style", "pytest_style"),
     "io": ("typed", "io_style"),

@@ -7,6 +7,7 @@ import signal
 
 from iterpref_jax.codeflow.sandbox import cases
 from iterpref_jax.codeflow.sandbox.child import Ended
+from iterpref_jax.codeflow.sandbox.stdin_style import signal_name
 from iterpref_jax.codeflow.sandbox.verdict import FAILING, CaseOutcome, Verdict
 
 # status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb, lines_covered, lines_total
@@ -72,8 +73,9 @@ def _said(ended: Ended, outcomes: tuple[CaseOutcome, ...], tier: str, gaps: tupl
         return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
     status, error_type, message, last_frame, traceback, run, passed, memory, *lines = fields
     try:
-        counts = int(run), int(passed), float(memory)
-        covered, total = (int(count) if count else None for count in lines)
+        tests_passed, tests_run = _part(passed, run)
+        covered, total = _part(*lines) if any(lines) else (None, None)
+        memory_mb = cases.measured(memory)
     except ValueError:
         return _cut(ended, "tampered", "Tampered", "a malformed report", tier, gaps)
     return Verdict(
@@ -82,16 +84,24 @@ def _said(ended: Ended, outcomes: tuple[CaseOutcome, ...], tier: str, gaps: tupl
         message=cases.without_addresses(message),
         last_frame=last_frame,
         traceback=cases.without_addresses(traceback),
-        tests_run=counts[0],
-        tests_passed=counts[1],
+        tests_run=tests_run,
+        tests_passed=tests_passed,
         seconds=ended.seconds,
-        memory_mb=counts[2],
+        memory_mb=memory_mb,
         tier=tier,
         gaps=gaps,
         cases=outcomes,
         lines_covered=covered,
         lines_total=total,
     )
+
+
+def _part(some: str, whole: str) -> tuple[int, int]:
+    """Reads how many of how many; raises ValueError where some are more than all."""
+    counts = int(some), int(whole)
+    if not 0 <= counts[0] <= counts[1]:
+        raise ValueError(f"not a part of a whole: {some[:100]!r} of {whole[:100]!r}")
+    return counts
 
 
 def _cut(ended: Ended, status: str, error_type: str, message: str, tier: str, gaps: tuple[str, ...]) -> Verdict:
@@ -118,5 +128,5 @@ def _cpu_spent(ended: Ended, cpu_s: int) -> bool:
 
 def _exit(ended: Ended) -> str:
     if ended.returncode < 0:
-        return signal.Signals(-ended.returncode).name
+        return signal_name(-ended.returncode)
     return f"exit code {ended.returncode}"

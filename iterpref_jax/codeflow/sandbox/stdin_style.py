@@ -127,6 +127,14 @@ def _drain(pipes: dict[int, bytearray]) -> bool:
     return found
 
 
+def signal_name(number: int) -> str:
+    # Real-time signals, but the first and the last, have none.
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _wrong(harness, status: str, code: int, cpu_seconds: float, said: bytes) -> list[str]:
     """Returns the status of a case and what is wrong, in 4 fields."""
     if status == "timeout":
@@ -139,7 +147,7 @@ def _wrong(harness, status: str, code: int, cpu_seconds: float, said: bytes) -> 
     if code == -signal.SIGKILL:
         return ["memory_limit", "Killed", "killed, as for the memory of its group, or by itself", "", ""]
     if code < 0:
-        return ["early_exit", "EarlyExit", f"the process ended early: {signal.Signals(-code).name}", "", ""]
+        return ["early_exit", "EarlyExit", f"the process ended early: {signal_name(-code)}", "", ""]
     if code:
         fields = harness.decode(said)
         return fields if len(fields) == 5 else ["error", "SystemExit", f"exit code {code}", "", ""]

@@ -91,9 +91,13 @@ class Sandbox:
                 "check_vacuous: a script is compared by what it prints; there is nothing to put in its place"
             )
         verdict = self._judge(program, hash_seed)
-        if verdict.passed and check_vacuous and self._stub_passes(program, hash_seed):
-            message = "the tests also pass for a program whose functions return None"
-            return dataclasses.replace(verdict, status="vacuous", error_type="Vacuous", message=message)
+        if verdict.passed and check_vacuous and (stub := self._stub_verdict(program, hash_seed)):
+            if stub.passed:
+                message = "the tests also pass for a program whose functions return None"
+                return dataclasses.replace(verdict, status="vacuous", error_type="Vacuous", message=message)
+            if stub.status == "sandbox_error":
+                # Nobody knows whether the tests are vacuous, so this is no pass that may be kept.
+                return stub
         return self._repeated(program, verdict, hash_seed) if verdict.passed and check_flaky else verdict
 
     def run_all(
@@ -161,13 +165,13 @@ class Sandbox:
         message = "; ".join(f"hash seed {seed}: {status}" for seed, status in by_seed)
         return dataclasses.replace(verdict, status="flaky", error_type="Flaky", message=message, by_seed=by_seed)
 
-    def _stub_passes(self, program: Program, hash_seed: int) -> bool:
+    def _stub_verdict(self, program: Program, hash_seed: int) -> Verdict | None:
         try:
             stub = control.stub_of(program.code)
         except (SyntaxError, ValueError, RecursionError):
             # It ran, so this is our parser's limit; without a stub there is no control.
-            return False
-        return self._judge(dataclasses.replace(program, code=stub), hash_seed).passed
+            return None
+        return self._judge(dataclasses.replace(program, code=stub), hash_seed)
 
 
 @contextlib.contextmanager

@@ -83,6 +83,15 @@ def test_tests_may_import_the_file_under_any_of_its_names(repository, tmp_path, 
     assert codes(trajectory) == [WRONG, RIGHT]
 
 
+def test_a_commit_of_a_time_that_no_calendar_has_comes_without_its_date(repository, tmp_path, monkeypatch):
+    commit(repository, "start", shop__adding=WRONG)
+    monkeypatch.setitem(DATE, "GIT_COMMITTER_DATE", "@99999999999999 +0000")
+    name = commit(repository, "mend", shop__adding=RIGHT, tests__test_adding=TESTS)
+    [trajectory], _ = run_import(tmp_path, "git", repository)
+    assert trajectory.meta["commit"] == name
+    assert "date" not in trajectory.meta
+
+
 def test_tests_that_need_pytest_are_run_by_it(repository, tmp_path):
     tests = (
         "import pytest\nfrom shop.adding import add\n\n\n@pytest.mark.parametrize(('a', 'b'), [(1, 2), (0, 3)])\n"
