@@ -29,7 +29,7 @@ ARROWS = {
     "plan": ("data", "models", "ops", "objectives", "parallel", "train"),
     "view": ("data", "codeflow", "objectives.weights"),
     # Reports read what a run has written; models are started by cli/ and handed over.
-    "evaluate": ("codeflow", "data", "decode", "train.metrics", "train.goodput", "train.best"),
+    "evaluate": ("codeflow", "data", "decode", "train.metrics", "train.goodput", "train.best", "train.saved"),
     # It starts commands, each in a process of its own, and reads what they wrote.
     "sweep": ("evaluate", "train"),
     "cli": (EVERYTHING,),
