@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The test suite, from a fresh clone: makes a virtual environment, installs, lints, type-checks, tests.
 #
-#   bash launch/test.sh                  lint, types and the tests: about ten minutes on two cores
-#   bash launch/test.sh --all            with the tests marked slow, as CI does: half an hour
+#   bash launch/test.sh                  lint, types and the tests: about eleven minutes on two cores
+#   bash launch/test.sh --all            with the tests marked slow, as CI does: three quarters of an hour
 #   bash launch/test.sh --fast           without the tests marked slow, lint, types and the parity packages
 #   bash launch/test.sh --venv DIR       virtual environment to make or use (default: .venv-test)
 #   bash launch/test.sh -- -k layout     words behind -- go to pytest
