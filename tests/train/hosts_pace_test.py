@@ -14,7 +14,7 @@ import time
 from iterpref_jax.data.pipeline import StepSource
 read = StepSource.__getitem__
 def read_slowly(self, step):
-    time.sleep(2.0)
+    time.sleep(4.0)  # much longer than an update takes on a busy machine, which the input is read beside
     return read(self, step)
 StepSource.__getitem__ = read_slowly
 """
