@@ -83,6 +83,8 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, fini
     assert run(dataset, tmp_path, **mesh, **smaller) == loop.Outcome(2, True)
     for got, expected in zip(numbers(tmp_path), numbers(finished), strict=True):
         assert got.pop("split") == expected["split"]
+        # Smaller microbatches are filled better.
+        assert got.pop("padding_fraction", 0) <= expected.get("padding_fraction", 0)
         # The first Adam update has the size of the learning rate whatever the gradient: rounding of near-zero
         # gradients decides its sign, so only sums over all parameters are comparable.
         assert got == pytest.approx({name: expected[name] for name in got}, rel=2e-3, abs=2e-3)
