@@ -25,7 +25,7 @@ from iterpref_jax.evaluate.judging import Outcome
 from iterpref_jax.evaluate.samples import Sample
 from iterpref_jax.evaluate.tasks import Benchmark, Limits
 from iterpref_jax.progress import say
-from iterpref_jax.train.restore import BEST, best_step
+from iterpref_jax.train.restore import chosen_step
 from iterpref_jax.train.saved import steps_in
 from iterpref_jax.train.signals import stop_requested
 
@@ -120,10 +120,9 @@ def _origin(chosen: argparse.Namespace, config: Any) -> str:
 
 def _step(workdir: str, step: int | str | None) -> int | str | None:
     """Returns the number of the newest or the best checkpoint; where there is none yet, opening the model says so."""
-    steps = steps_in(epath.Path(workdir) / "checkpoints")
-    if step == BEST and steps:
-        return best_step(epath.Path(workdir), stored_config(workdir).train.keep_best, steps)
-    return step if step is not None or not steps else steps[-1]
+    folder = epath.Path(workdir)
+    steps = steps_in(folder / "checkpoints")
+    return chosen_step(step, steps, folder, stored_config(workdir).train.keep_best) if steps else step
 
 
 def _given(chosen: argparse.Namespace, asked: EvaluateSettings, benchmark: Benchmark) -> list[Sample]:

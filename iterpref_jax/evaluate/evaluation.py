@@ -100,8 +100,8 @@ def made_with(
 def _limits(sandbox: SandboxSettings) -> str:
     # The tier follows from the machine, and the interpreter is told with its version.
     matter = {name: value for name, value in sandbox.that_matter().items() if name not in _TOLD_APART}
-    preload = " ".join(matter.pop("preload"))
-    return ", ".join(f"{name} {value}" for name, value in (matter | ({"preload": preload} if preload else {})).items())
+    matter["preload"] = " ".join(matter["preload"])
+    return ", ".join(f"{name} {value}" for name, value in matter.items() if value != "")
 
 
 def generate(

@@ -38,13 +38,7 @@ def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
-        step = (
-            best_step(run.workdir, run.settings.train.keep_best, steps)
-            if step == BEST
-            else steps[-1]
-            if step is None
-            else step
-        )
+        step = chosen_step(step, steps, run.workdir, run.settings.train.keep_best)
         if not isinstance(step, int) or step not in steps:
             raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
         config, dtype, lora = run.decoder.config, run.settings.model.param_dtype, run.decoder.lora
@@ -55,8 +49,16 @@ def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
         return step, checkpoints.restore_params(step, shapes, shardings)
 
 
-def best_step(workdir: epath.Path, keep_best: str, steps: list[int]) -> int:
-    """Returns which of `steps` is best by `train.keep_best` of a run; raises UserError where nothing says which."""
+def chosen_step(step: int | str | None, steps: list[int], workdir: epath.Path, keep_best: str) -> int | str:
+    """Returns the step that is meant: the newest of `steps` for None, by `train.keep_best` of a run for `BEST`.
+
+    Raises:
+        UserError: nothing says which is the best.
+    """
+    return _best(workdir, keep_best, steps) if step == BEST else steps[-1] if step is None else step
+
+
+def _best(workdir: epath.Path, keep_best: str, steps: list[int]) -> int:
     best = parse_best(keep_best)
     if best is None:
         raise UserError(

@@ -7,21 +7,15 @@ import dataclasses
 import pytest
 
 from iterpref_jax.codeflow.sandbox import Program, open_sandbox
-from tests.support.sandboxes import sandbox_settings
+from tests.support.sandboxes import ADD, SHORT, script
 
-SETTINGS = sandbox_settings(wall_s=3.0, cpu_s=2, memory_mb=256)
-ADD = "def add(a, b):\n    return a + b\n"
 UNITTEST = "import unittest\nfrom solution import add\nclass T(unittest.TestCase):\n"
 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with open_sandbox(SETTINGS) as opened:
+    with open_sandbox(SHORT) as opened:
         yield opened
-
-
-def script(code: str, tests: str = "assert add(2, 3) == 5\n", setup: str = "") -> Program:
-    return Program(code=code, tests=tests, setup=setup, style="script")
 
 
 FOUND = """

@@ -17,20 +17,13 @@ import pytest
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.sandbox import FAILING, STATUSES, Program, interpreter, open_sandbox
 from iterpref_jax.errors import UserError
-from tests.support.sandboxes import sandbox_settings
-
-SETTINGS = sandbox_settings(wall_s=3.0, cpu_s=2, memory_mb=256)
-ADD = "def add(a, b):\n    return a + b\n"
+from tests.support.sandboxes import ADD, SHORT, script
 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with open_sandbox(SETTINGS) as opened:
+    with open_sandbox(SHORT) as opened:
         yield opened
-
-
-def script(code: str, tests: str = "assert add(2, 3) == 5\n", setup: str = "") -> Program:
-    return Program(code=code, tests=tests, setup=setup, style="script")
 
 
 def body(text: str) -> str:
@@ -41,7 +34,7 @@ def test_a_right_program_passes_with_its_checks_counted(sandbox):
     verdict = sandbox.run(script(ADD, "assert add(2, 3) == 5\nfor n in range(9):\n    assert add(n, 1) == n + 1\n"))
     assert (verdict.status, verdict.tests_run, verdict.tests_passed) == ("pass", 2, 2)
     assert verdict.passed
-    assert 0 < verdict.seconds < SETTINGS.wall_s
+    assert 0 < verdict.seconds < SHORT.wall_s
     assert verdict.memory_mb > 1
 
 
@@ -210,7 +203,7 @@ def test_a_descendant_that_left_the_session_is_killed(tmp_path):
         f"            os.rename({part!r}, {told!r})\n            time.sleep(60)\n        os._exit(0)\n"
         f"    while not os.path.exists({told!r}): time.sleep(0.01)"
     )
-    with open_sandbox(SETTINGS) as sandbox:
+    with open_sandbox(SHORT) as sandbox:
         assert sandbox.run(script(body(daemon))).passed
         pid, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 2
         while is_alive(pid) and time.monotonic() < deadline:
@@ -283,7 +276,7 @@ def test_unittest_files_are_judged_by_their_tests(sandbox, code, tests, status, 
 def test_an_interpreter_that_does_not_start_is_our_error(path, message, monkeypatch):
     broken = dataclasses.replace(interpreter.own(), executable=path)
     monkeypatch.setattr(interpreter, "own", lambda: broken)
-    with open_sandbox(SETTINGS) as sandbox:
+    with open_sandbox(SHORT) as sandbox:
         verdict = sandbox.run(script(ADD))
     assert verdict.status == "sandbox_error"
     assert message in verdict.message
@@ -300,14 +293,14 @@ def test_our_own_failures_and_forgeries_are_not_failing_programs():
 
 
 def test_the_banner_is_printed_once(capsys):
-    with open_sandbox(SETTINGS) as sandbox:
+    with open_sandbox(SHORT) as sandbox:
         sandbox.run_all([script(ADD)] * 2)
     assert capsys.readouterr().err.count("UNSAFE") == 1
 
 
 def test_who_leaves_does_not_wait_for_programs_that_run_for_long():
     began = time.monotonic()
-    roomy = dataclasses.replace(SETTINGS, wall_s=60.0)
+    roomy = dataclasses.replace(SHORT, wall_s=60.0)
     with concurrent.futures.ThreadPoolExecutor(1) as other, open_sandbox(roomy) as sandbox:
         running = other.submit(sandbox.run, script("import time\ntime.sleep(60)\n"), check_flaky=True)
         time.sleep(0.3)
@@ -322,7 +315,7 @@ def test_who_leaves_before_the_stub_has_run_gets_no_pass():
         # What `stop` does: the first run is over, the stub's is not.
         return broken if stop.is_set() else passed
 
-    with open_sandbox(SETTINGS) as sandbox:
+    with open_sandbox(SHORT) as sandbox:
         passed = sandbox.run(script(ADD))
         broken = dataclasses.replace(passed, status="sandbox_error")
         sandbox._tier = lambda program, **how: (tier(program, **how), sandbox.stop())[0]
@@ -341,7 +334,7 @@ def test_who_leaves_before_the_stub_has_run_gets_no_pass():
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):
-    with pytest.raises(UserError, match=message), open_sandbox(dataclasses.replace(SETTINGS, **changes)):
+    with pytest.raises(UserError, match=message), open_sandbox(dataclasses.replace(SHORT, **changes)):
         pass
 
 
@@ -379,7 +372,7 @@ def recorded_versions(count: int) -> list[tuple[Program, bool]]:
 
 def test_recorded_histories_get_their_recorded_verdicts():
     programs, passed = zip(*recorded_versions(40), strict=True)
-    roomy = dataclasses.replace(SETTINGS, wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024)
+    roomy = dataclasses.replace(SHORT, wall_s=10.0, cpu_s=5, memory_mb=1024, output_kb=1024)
     with open_sandbox(roomy) as sandbox:
         assert tuple(verdict.passed for verdict in sandbox.run_all(programs)) == passed
 

@@ -22,11 +22,7 @@ def read(source: Source) -> Iterator[Item]:
     """Yields every trajectory as a whole history whose last version is final."""
     for path in source.paths:
         for trajectory in records.read_trajectories(path):
-            style = str(trajectory.meta.get("style", "script"))
-            if style == STDIN:
-                check_cases(trajectory, path)
-            tests = TaskTests(code=trajectory.test_code, setup=trajectory.setup_code, style=style)
-            task = Found(name=trajectory.task, instruction=trajectory.instruction, tests=tests)
+            task = Found(name=trajectory.task, instruction=trajectory.instruction, tests=tests_of(trajectory, path))
             states = [State(code=version.code, recorded=version.passed) for version in trajectory.versions]
             meta = {name: value for name, value in trajectory.meta.items() if name not in _FOUND}
             yield task.candidate(trajectory.task_id, states, "whole", trajectory.source, meta, source.setup)
@@ -37,9 +33,12 @@ def fits(row: rows.Row, columns: Columns) -> bool:
     return columns.has(row, "versions") and "instruction" in row and "test_code" in row
 
 
-def check_cases(trajectory: records.Trajectory, path: str) -> None:
-    """Raises UserError where `test_code` does not hold cases of the style "stdin"."""
-    try:
-        stdin_cases.parse(trajectory.test_code)
-    except ValueError as error:
-        raise UserError(f"{path}: {trajectory.task_id}: 'test_code' of the style 'stdin': {error}") from error
+def tests_of(trajectory: records.Trajectory, path: str) -> TaskTests:
+    """Returns its tests, of any style; raises UserError where those of the style "stdin" are no cases."""
+    style = str(trajectory.meta.get("style", "script"))
+    if style == STDIN:
+        try:
+            stdin_cases.parse(trajectory.test_code)
+        except ValueError as error:
+            raise UserError(f"{path}: {trajectory.task_id}: 'test_code' of the style 'stdin': {error}") from error
+    return TaskTests(code=trajectory.test_code, setup=trajectory.setup_code, style=style)

@@ -64,10 +64,10 @@ def _tests_of(tree):
 
     A decorator (of `parameterized`, say) may put others in the place of what it is given, and `load_tests` may choose.
     """
-    gone = {getattr(name, "id", "") for node in tree.body for name in getattr(node, "targets", ())}
-    if "load_tests" in [getattr(node, "name", "") for node in tree.body]:
-        return
     names = [getattr(node, "name", "") for node in tree.body]
+    if "load_tests" in names:
+        return
+    gone = {getattr(name, "id", "") for node in tree.body for name in getattr(node, "targets", ())}
     for node in tree.body:
         if type(node).__name__ != "ClassDef" or node.decorator_list or node.keywords or node.name in gone:
             continue

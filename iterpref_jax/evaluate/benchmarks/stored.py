@@ -6,7 +6,7 @@ import dataclasses
 
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.imports import own_trajectories
-from iterpref_jax.codeflow.imports.candidates import STDIN, STYLES
+from iterpref_jax.codeflow.imports.candidates import STYLES
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.evaluate.benchmarks.file import Choice, Source, benchmark_of
 from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, StoredTests, Suite, Task
@@ -41,12 +41,10 @@ def read(source: Source, choice: Choice) -> Benchmark:
 
 
 def _tests(trajectory: records.Trajectory, path: str) -> StoredTests:
-    style = str(trajectory.meta.get("style", "script"))
-    if style not in STYLES:
+    tests = own_trajectories.tests_of(trajectory, path)
+    if tests.style not in STYLES:
+        hint = did_you_mean(tests.style, STYLES)
         raise UserError(
-            f"{path}: {trajectory.task_id}: meta.style {style!r} is not known{did_you_mean(style, STYLES)}; known: "
-            + ", ".join(STYLES)
+            f"{path}: {trajectory.task_id}: meta.style {tests.style!r} is not known{hint}; known: {', '.join(STYLES)}"
         )
-    if style == STDIN:
-        own_trajectories.check_cases(trajectory, path)
-    return StoredTests(style=style, setup=trajectory.setup_code, tests=trajectory.test_code)
+    return StoredTests(style=tests.style, setup=tests.setup, tests=tests.code)
