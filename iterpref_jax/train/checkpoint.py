@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+import sys
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +40,7 @@ class Checkpoints:
         """
         # Orbax logs a page a checkpoint, and pages of warnings about a damaged one, which it raises anyway.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        logging.getLogger("asyncio").addFilter(_is_not_of_a_read)
+        silence_other_reads()
         # Orbax wants absolute paths; a bucket's is one, and `resolve` would put it below the current folder.
         self.folder = epath.Path(folder) if "://" in folder else epath.Path(folder).resolve()
         self._kept = _Kept(keep, best)
@@ -180,9 +183,25 @@ class _Kept:
         return [step in kept for step in steps]
 
 
-def _is_not_of_a_read(record: logging.LogRecord) -> bool:
-    """Of a read that fails array by array, the first failure is raised; the others would be told page by page."""
-    return "tensorstore" not in record.getMessage()
+@functools.cache
+def silence_other_reads() -> None:
+    """Of a read that fails array by array, the first failure is raised; the others would be told page by page.
+
+    asyncio logs those that failed too, and Python prints those that were dropped half done. All else is told as before.
+    """
+    logging.getLogger("asyncio").addFilter(lambda record: not _is_of_a_read(record.getMessage()))
+    told = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        dropped = unraisable.object
+        if not (isinstance(dropped, types.CoroutineType) and _is_of_a_read(dropped.cr_code.co_filename)):
+            told(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _is_of_a_read(told: str) -> bool:
+    return "orbax" in told or "tensorstore" in told
 
 
 def _sealed(about: dict[str, Any], arrays: dict[str, jax.Array]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from iterpref_jax.errors import UserError
-from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.checkpoint import Checkpoints, silence_other_reads
 from tests.support.states import make_state, restored, same, shapes_of
 
 ABOUT = {"config": {"seed": 0}}
@@ -163,3 +164,28 @@ def test_parameters_alone_are_checked_as_well(folder):
     with pytest.raises(UserError, match="checkpoints/6 cannot be read"):
         checkpoints.restore_params(6, shapes.params, shardings.params)
     checkpoints.close()
+
+
+DROPPED = """
+class Never:
+    def __await__(self):
+        yield
+
+async def read():
+    try:
+        await Never()
+    except BaseException as error:
+        raise ValueError("dropped half done") from error
+"""
+
+
+@pytest.mark.parametrize(("file", "told"), [("/lib/orbax/checkpoint/_src/serialization.py", False), ("own.py", True)])
+def test_only_of_orbax_is_it_not_told_that_a_coroutine_was_dropped_half_done(capsys, monkeypatch, file, told):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    silence_other_reads.__wrapped__()
+    names = {}
+    exec(compile(DROPPED, file, "exec"), names)
+    reading = names["read"]()
+    reading.send(None)
+    del reading
+    assert ("dropped half done" in capsys.readouterr().err) == told
