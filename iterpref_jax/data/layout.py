@@ -29,11 +29,15 @@ CHOSEN, REJECTED = range(2)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowSettings:
-    """The layout and the caps of a row: `tokens` T, `targets` G and `pairs` P (0: chosen from the data)."""
+    """The layout and the caps of a row: `tokens` T, `targets` G and `pairs` P (0: chosen from the data).
+
+    With `shorten` rows have fewer than `tokens` columns where that fills microbatches better.
+    """
 
     layout: str
     truncate: bool
     tokens: int
+    shorten: bool
     targets: int
     pairs: int
     rows_per_microbatch: int

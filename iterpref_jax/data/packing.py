@@ -152,8 +152,12 @@ class Plan:
         return math.ceil(self.most_rows / self.rows_per_microbatch)
 
 
-def training_plan(costs: Costs, rows: RowSettings, *, global_batch: int, epochs: float, steps: int, seed: int) -> Plan:
+def training_plan(
+    costs: Costs, rows: RowSettings, *, global_batch: int, epochs: float, steps: int, seed: int, multiple: int
+) -> Plan:
     """Returns the plan of a training run of `steps` steps, or of `epochs` passes where `steps` is 0.
+
+    See `shortened` for `multiple`.
 
     Raises:
         UserError: more pairs a step than the dataset holds, or pairs that fit no row.
@@ -161,7 +165,7 @@ def training_plan(costs: Costs, rows: RowSettings, *, global_batch: int, epochs:
     pairs = len(costs.tokens)
     if global_batch > pairs:
         raise UserError(f"train.global_batch is {global_batch} pairs, but the train split holds only {pairs}")
-    return Plan(
+    plan = Plan(
         costs=costs,
         caps=resolve_caps(costs, rows),
         pairs_per_step=global_batch,
@@ -169,6 +173,7 @@ def training_plan(costs: Costs, rows: RowSettings, *, global_batch: int, epochs:
         steps=steps or max(1, int(epochs * pairs / global_batch)),
         seed=seed,
     )
+    return shortened(plan, rows, multiple)
 
 
 def pass_plan(costs: Costs, rows: RowSettings, *, pairs_per_step: int) -> Plan:
@@ -181,6 +186,57 @@ def pass_plan(costs: Costs, rows: RowSettings, *, pairs_per_step: int) -> Plan:
         steps=math.ceil(len(costs.tokens) / pairs_per_step),
         seed=None,
     )
+
+
+# Rows are as long as a multiple of this.
+_LANES = 128
+# So many lengths at most are compared, on steps of about so many pairs.
+_LENGTHS, _SAMPLED_PAIRS = 32, 2048
+# What a microbatch costs however short its rows are, as a part of its columns at the full length: the gradients of all
+# parameters are summed, and split parameters gathered. Measured: an eighth to a half (EXPERIMENTS.md).
+_BESIDE = 0.25
+
+
+def shortened(plan: Plan, rows: RowSettings, multiple: int) -> Plan:
+    """Returns the plan with rows of the length that costs its steps least, where `rows.shorten` is set.
+
+    Lengths are whole `multiple`s: a mesh may split the tokens of a row.
+
+    A step's last microbatch is computed whole however few rows it has, so that rows which just fill the microbatches of
+    most steps save up to half of all columns. Some steps stand for all: for a shuffled plan the first ones, whether it
+    ends before them or not, so that a run which is made longer keeps its rows.
+    """
+    if not rows.shorten:
+        return plan
+    most = max(2, _SAMPLED_PAIRS // plan.pairs_per_step)
+    steps = range(most) if plan.seed is not None else range(0, plan.steps, -(-plan.steps // most))
+    records = [plan.records(step) for step in steps]
+    needs = [int(plan.costs.joined_tokens[each].sum()) for each in records]
+
+    def cost(length: int, counts: list[int]) -> float:
+        microbatches = sum(-(-count // plan.rows_per_microbatch) for count in counts)
+        return microbatches * (length + _BESIDE * rows.tokens)
+
+    def least(length: int) -> float:
+        return cost(length, [-(-need // length) for need in needs])
+
+    best, found = plan, cost(rows.tokens, [len(best_fit(each, plan.costs, plan.caps)) for each in records])
+    for length in sorted(_lengths(plan, rows, multiple), key=least):
+        if least(length) >= found:
+            break
+        caps = resolve_caps(plan.costs, dataclasses.replace(rows, tokens=length))
+        costs = cost(length, [len(best_fit(each, plan.costs, caps)) for each in records])
+        if costs < found:
+            best, found = dataclasses.replace(plan, caps=caps), costs
+    return best
+
+
+def _lengths(plan: Plan, rows: RowSettings, multiple: int) -> range:
+    """The lengths below `rows.tokens` that hold every pair."""
+    lanes = math.lcm(_LANES, multiple)
+    lanes *= -(-rows.tokens // (_LENGTHS * lanes))
+    longest = int(plan.costs.tokens.max())
+    return range(-(-longest // lanes) * lanes, rows.tokens, lanes)
 
 
 @functools.lru_cache(maxsize=4)

@@ -89,7 +89,7 @@ def _candidates(load: Workload, target: Target) -> Iterator[_Candidate]:
             continue
         placement, holds = decoder.placement, held(base, decoder)
         assert placement is not None
-        if load.caps.tokens % placement.parts("token_share"):
+        if load.settings.rows.tokens % placement.parts("token_share"):
             continue
         for rows in _rows(placement.row_shards(), load.sample.plan.most_rows):
             for remat in REMATS:

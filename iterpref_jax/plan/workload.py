@@ -24,7 +24,7 @@ SAMPLED_STEPS = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """Steps of a run as far as they do not depend on its microbatches: all pairs, and some of their rows."""
+    """All pairs of a run, and the rows of some steps."""
 
     settings: RunSettings
     costs: Costs
@@ -40,6 +40,8 @@ class Sample:
             epochs=train.epochs,
             steps=train.steps,
             seed=self.settings.seed,
+            # -1 is not known here; it is a power of two then, as good as always.
+            multiple=max(1, self.settings.mesh.sequence),
         )
 
     @functools.cached_property
@@ -93,8 +95,11 @@ class Workload:
     source: str
 
     def with_settings(self, settings: RunSettings) -> Workload:
-        """Returns the same pairs in another run; rows must hold what they held."""
-        return dataclasses.replace(self, settings=settings)
+        """Returns the same pairs in a run of another mesh, remat or microbatch; the length of rows follows from it."""
+        sample = self.sample
+        if settings.rows.shorten:
+            sample = _repacked(sample, settings.rows.rows_per_microbatch, settings.mesh.sequence)
+        return dataclasses.replace(self, settings=settings, sample=sample)
 
     @property
     def caps(self) -> Caps:
@@ -126,6 +131,14 @@ def with_rows(settings: RunSettings, rows_per_microbatch: int) -> RunSettings:
     return dataclasses.replace(
         settings, rows=dataclasses.replace(settings.rows, rows_per_microbatch=rows_per_microbatch)
     )
+
+
+# A search asks for the same few again and again.
+@functools.lru_cache(maxsize=64)
+def _repacked(sample: Sample, rows_per_microbatch: int, sequence: int) -> Sample:
+    settings = with_rows(sample.settings, rows_per_microbatch)
+    settings = dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, sequence=sequence))
+    return sample if settings == sample.settings else dataclasses.replace(sample, settings=settings)
 
 
 def made_workload(settings: RunSettings, lengths: PairLengths, pairs: int) -> Workload:

@@ -148,6 +148,7 @@ class Trainer:
             epochs=settings.train.epochs,
             steps=settings.train.steps,
             seed=settings.seed,
+            multiple=run.placement.parts("token_share"),
         )
         settings.profile.check(self.plan.steps)
         settings.log.check()

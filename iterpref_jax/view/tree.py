@@ -99,7 +99,9 @@ def summary(index: schema.Index, weighting: layout.Weighting) -> Summary:
 def row_settings(name: str) -> layout.RowSettings:
     """Returns the settings of one of `NAMES` or `GROUP`; the caps do not matter to a single tree."""
     kind, _, truncate = name.partition("+")
-    return layout.RowSettings(layout=kind, truncate=bool(truncate), tokens=1, targets=0, pairs=0, rows_per_microbatch=1)
+    return layout.RowSettings(
+        layout=kind, truncate=bool(truncate), tokens=1, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+    )
 
 
 def owners(tree: layout.Tree) -> np.ndarray:

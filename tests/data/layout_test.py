@@ -20,7 +20,9 @@ EXAMPLE = Example(
 
 
 def rows(layout="shared", truncate=True):
-    return RowSettings(layout=layout, truncate=truncate, tokens=64, targets=0, pairs=0, rows_per_microbatch=1)
+    return RowSettings(
+        layout=layout, truncate=truncate, tokens=64, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+    )
 
 
 def weighting(recipe="target_rpo", nll_norm="example"):

@@ -10,7 +10,9 @@ from iterpref_jax.data import packing
 from iterpref_jax.data.layout import Costs, RowSettings
 from iterpref_jax.errors import UserError
 
-ROWS = RowSettings(layout="shared", truncate=True, tokens=100, targets=60, pairs=4, rows_per_microbatch=2)
+ROWS = RowSettings(
+    layout="shared", truncate=True, tokens=100, shorten=False, targets=60, pairs=4, rows_per_microbatch=2
+)
 
 
 def costs_of(tokens, targets, group=None):
@@ -34,7 +36,9 @@ def grouped_costs(n, seed=0):
 
 
 def train(n=37, costs=random_costs, **changes):
-    return packing.training_plan(costs(n), ROWS, **(dict(global_batch=8, epochs=3, steps=0, seed=5) | changes))
+    return packing.training_plan(
+        costs(n), ROWS, **(dict(global_batch=8, epochs=3, steps=0, seed=5, multiple=1) | changes)
+    )
 
 
 def records_of(rows):
@@ -122,7 +126,7 @@ def test_the_shuffle_is_fixed_forever():
     # A resumed run must see the same batches under any later NumPy: these numbers may never change.
     assert packing._order(1, 0, 8).tolist() == EXPECTED_ORDER
     costs = costs_of([1] * 8, [1] * 8)
-    plan = packing.training_plan(costs, ROWS, global_batch=8, epochs=1, steps=0, seed=1)
+    plan = packing.training_plan(costs, ROWS, global_batch=8, epochs=1, steps=0, seed=1, multiple=1)
     assert plan.records(0).tolist() == EXPECTED_ORDER
 
 
@@ -135,7 +139,9 @@ def test_a_pass_visits_every_pair_once_in_order():
 
 
 def test_automatic_caps_hold_every_pair():
-    automatic = RowSettings(layout="shared", truncate=True, tokens=100, targets=0, pairs=0, rows_per_microbatch=1)
+    automatic = RowSettings(
+        layout="shared", truncate=True, tokens=100, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+    )
     costs = random_costs(50)
     caps = packing.resolve_caps(costs, automatic)
     assert caps.targets >= costs.targets.max()
@@ -151,3 +157,69 @@ def test_pairs_that_fit_no_row_are_refused_with_the_size_that_holds_them():
 def test_a_batch_larger_than_the_dataset_is_refused():
     with pytest.raises(UserError, match="holds only 37"):
         train(global_batch=38)
+
+
+WIDE = RowSettings(layout="shared", truncate=True, tokens=4096, shorten=True, targets=0, pairs=0, rows_per_microbatch=8)
+
+
+def wide_costs(n, seed=0, most=1500):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(50, most, n)
+    return costs_of(tokens, rng.integers(1, tokens // 2))
+
+
+def columns(plan, steps=16):
+    """How many columns the microbatches of the first steps have, and how many microbatches there are."""
+    microbatches = sum(-(-len(plan.rows(step)) // plan.rows_per_microbatch) for step in range(steps))
+    return microbatches * plan.rows_per_microbatch * plan.caps.tokens, microbatches
+
+
+def wide_plan(costs, multiple=1, steps=40, **changes):
+    rows = dataclasses.replace(WIDE, **changes)
+    return packing.training_plan(costs, rows, global_batch=64, epochs=0, steps=steps, seed=3, multiple=multiple)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shortened_rows_make_steps_of_fewer_columns_in_as_many_microbatches(seed):
+    costs = wide_costs(300, seed)
+    whole, short = wide_plan(costs, shorten=False), wide_plan(costs)
+    assert whole.caps.tokens == 4096
+    assert short.caps.tokens % 128 == 0
+    assert costs.tokens.max() <= short.caps.tokens < 4096
+    assert columns(short)[0] < 0.9 * columns(whole)[0]
+    assert columns(short)[1] == columns(whole)[1]
+    for step in range(3):
+        assert sorted(records_of(short.rows(step))) == sorted(whole.records(step))
+        assert all(costs.tokens[records_of([row])].sum() <= short.caps.tokens for row in short.rows(step))
+
+
+def test_a_longer_run_keeps_the_length_of_its_rows():
+    costs = wide_costs(300)
+    assert wide_plan(costs, steps=2).caps == wide_plan(costs, steps=400).caps
+
+
+@pytest.mark.parametrize(("multiple", "tokens"), [(3, 4608), (256, 4096), (1, 20000)])
+def test_shortened_rows_can_be_split_evenly(multiple, tokens):
+    short = wide_plan(wide_costs(300), multiple=multiple, tokens=tokens).caps.tokens
+    assert short < tokens
+    assert short % multiple == 0
+
+
+def test_rows_that_hold_one_pair_only_are_not_shortened():
+    costs = wide_costs(300, most=4097)
+    assert costs.tokens.max() > 3968
+    assert wide_plan(costs).caps == wide_plan(costs, shorten=False).caps
+
+
+def test_groups_share_a_tree_in_shortened_rows_too():
+    costs = wide_costs(300)._replace(group=np.arange(300) // 3)
+    short = wide_plan(costs, layout="tree")
+    assert short.caps.tokens < 4096
+    assert max(len(tree) for row in short.rows(0) for tree in row) == 3
+
+
+def test_a_pass_in_order_is_shortened_by_steps_of_all_of_it():
+    """The first pairs are short ones: they alone would be served best by the shortest rows."""
+    tokens = np.concatenate([np.full(1000, 100), np.full(7000, 1800)])
+    plan = packing.pass_plan(costs_of(tokens, tokens // 4), WIDE, pairs_per_step=16)
+    assert packing.shortened(plan, WIDE, 1).caps.tokens == 3712

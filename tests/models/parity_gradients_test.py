@@ -60,7 +60,13 @@ def masks(record):
 def packed(layout):
     """The rows [R, ...] of all examples, and which of them every row holds."""
     rows = RowSettings(
-        layout=layout, truncate=True, tokens=TOKENS, targets=TARGETS, pairs=PAIRS, rows_per_microbatch=ROWS
+        layout=layout,
+        truncate=True,
+        tokens=TOKENS,
+        shorten=False,
+        targets=TARGETS,
+        pairs=PAIRS,
+        rows_per_microbatch=ROWS,
     )
     cost = costs(index_of(EXAMPLES), rows, WEIGHTING)
     held = best_fit(np.arange(len(EXAMPLES)), cost, resolve_caps(cost, rows))

@@ -33,6 +33,7 @@ def test_the_steps_of_a_dataset_are_those_of_training(dataset):
         epochs=train.epochs,
         steps=train.steps,
         seed=run.seed,
+        multiple=1,
     )
     assert load.caps == plan.caps
     assert load.microbatches == plan.microbatches
@@ -42,9 +43,9 @@ def test_the_steps_of_a_dataset_are_those_of_training(dataset):
 
 
 def test_larger_microbatches_hold_the_same_rows_in_fewer(dataset):
-    run = read(dataset)
-    load = dataset_workload(run, open_dataset(dataset).split("train"), str(dataset), None)
-    more = load.with_settings(read(dataset, **{"rows.rows_per_microbatch": 4}))
+    whole = {"rows.shorten": False}
+    load = dataset_workload(read(dataset, **whole), open_dataset(dataset).split("train"), str(dataset), None)
+    more = load.with_settings(read(dataset, **whole, **{"rows.rows_per_microbatch": 4}))
     assert more.microbatches == -(-load.microbatches // 4)
     assert more.rows == load.rows
 

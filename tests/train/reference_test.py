@@ -22,7 +22,13 @@ PER_PART = 6
 
 def rows_of(layout, rows_per_microbatch=2):
     return RowSettings(
-        layout=layout, truncate=True, tokens=150, targets=0, pairs=0, rows_per_microbatch=rows_per_microbatch
+        layout=layout,
+        truncate=True,
+        tokens=150,
+        shorten=False,
+        targets=0,
+        pairs=0,
+        rows_per_microbatch=rows_per_microbatch,
     )
 
 

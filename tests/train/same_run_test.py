@@ -8,9 +8,9 @@ from iterpref_jax.train.same_run import check_same_run
 INPUT = {"weights": "abc"}
 
 
-def config(rows=4, balance=0.0, path="a", learning_rate=1e-5):
+def config(rows=4, balance=0.0, path="a", learning_rate=1e-5, **more):
     return {
-        "rows": {"rows_per_microbatch": rows, "tokens": 64},
+        "rows": {"rows_per_microbatch": rows, "tokens": 64} | more,
         "objective": {"router_aux_loss_coef": balance},
         "model": {"path": path},
         "optimizer": {"learning_rate": learning_rate},
@@ -37,4 +37,11 @@ def test_what_changes_the_loss_may_not():
 
 def test_rows_a_microbatch_may_not_where_the_routers_loss_is_of_a_microbatch():
     with pytest.raises(UserError, match=r"rows\.rows_per_microbatch = 4, now it is 2: the router's loss"):
-        check(config(balance=0.01), config(balance=0.01, rows=2))
+        check(config(balance=0.01, shorten=True), config(balance=0.01, rows=2, shorten=True))
+
+
+def test_a_run_from_before_rows_were_shortened_goes_on_but_not_with_the_routers_loss():
+    check(config(), config(shorten=True))
+    check(config(balance=0.01), config(balance=0.01, shorten=False))
+    with pytest.raises(UserError, match=r"rows\.shorten = False, now it is True: the router's loss"):
+        check(config(balance=0.01), config(balance=0.01, shorten=True))
