@@ -157,7 +157,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     rows.layout = "shared"  # separate, tree
     rows.truncate = True
     rows.tokens = 4096
-    # Fewer where that fills microbatches better: one length for the whole run, in steps of 128. False = exactly so many.
+    # Shorter where that fills microbatches better: one length for the whole run. False = exactly so long.
     rows.shorten = True
     rows.targets = 0  # 0 = from the data
     rows.pairs = 0  # 0 = from the data
