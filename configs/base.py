@@ -187,7 +187,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.0
     optimizer.clip_norm = 1.0  # 0 = no clipping
     optimizer.state_dtype = "float32"  # of AdamW's moments; bfloat16 (rounded by chance, the same on every resume)
-    optimizer.master = False  # with model.param_dtype = bfloat16: float32 copies, which are what is updated
+    optimizer.master = False  # with bfloat16 parameters: float32 copies are updated; without, rounded by chance
     optimizer.offload = False  # moments and master copies lie in the host's memory
 
     config.train = train = ml_collections.ConfigDict()

@@ -128,7 +128,9 @@ def discopop(scores: Scores, settings: LinkSettings) -> jax.Array:
     """DiscoPOP's log-ratio modulated loss (arXiv 2406.08414, eq. 5)."""
     logits = settings.beta * _delta(scores)
     share = jax.nn.sigmoid(logits / settings.discopop_tau)
-    return -jax.nn.log_sigmoid(logits) * (1 - share) + jnp.exp(-logits) * share
+    # exp(-logits) * share, one of which leaves float32's range where their product does not.
+    exponential = jnp.exp(jax.nn.log_sigmoid(logits / settings.discopop_tau) - logits)
+    return -jax.nn.log_sigmoid(logits) * (1 - share) + exponential
 
 
 def sigmoid_norm(scores: Scores, settings: LinkSettings) -> jax.Array:

@@ -30,8 +30,8 @@ def advice(planned: Planned, load: Workload, target: Target) -> list[str]:
         found.append(f"optimizer.state_dtype=bfloat16: about {memory.optimizer / 2 / GIB:.2f} GiB less")
     if memory and settings.model.param_dtype == "float32":
         found.append(
-            f"model.param_dtype=bfloat16: parameters take {memory.params / 2 / GIB:.2f} GiB less "
-            "(optimizer.master=True keeps float32 copies, which optimizer.offload puts into the host's memory)"
+            f"model.param_dtype=bfloat16: parameters take {memory.params / 2 / GIB:.2f} GiB less, and are rounded by "
+            "chance (optimizer.master=True keeps float32 copies, which optimizer.offload puts into the host's memory)"
         )
     if not settings.model.lora.rank:
         found.append("model.lora.rank=16: only adapters have gradients and optimizer state")

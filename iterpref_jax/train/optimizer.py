@@ -131,7 +131,10 @@ class Optimizer:
         updates, new = self.rule.update(grads, _in_dtype(kept, "float32"), masters)
         masters: Any = optax.apply_updates(masters, updates)
         new = _rounded(new, step, layer) if self.state_dtype == "bfloat16" else new
-        params = jax.tree.map(lambda master, old: master.astype(old.dtype), masters, params)
+        # Most updates are smaller than half of bfloat16's spacing: to the nearest, without a master copy that collects
+        # them, they would be lost.
+        collected = masters if self.master else _rounded(masters, step, layer, like=params)
+        params = jax.tree.map(lambda new, old: new.astype(old.dtype), collected, params)
         return params, Mastered(masters, new) if self.master else new
 
 
@@ -153,20 +156,22 @@ def _in_dtype(state: Any, dtype: str) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
 
-def _rounded(state: Any, step: jax.Array, layer: jax.Array | int) -> Any:
-    """Rounds moments to bfloat16 up or down by chance.
+def _rounded(tree: Any, step: jax.Array, layer: jax.Array | int, like: Any = None) -> Any:
+    """Rounds floats to bfloat16 up or down by chance: all, or those that are bfloat16 in `like`.
 
     An update changes the second moment by at most 1 - b2 of it: less than half of bfloat16's spacing, so that to the
     nearest it would never fall.
     """
 
-    def of(path: Any, x: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+    def of(path: Any, x: jax.Array, old: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating) or (like is not None and old.dtype != jnp.bfloat16):
             return x
         name = zlib.crc32(jax.tree_util.keystr(path).encode())
-        return rounded(x, mixed(step.astype(jnp.uint32)) + jnp.uint32(name), jnp.asarray(layer, jnp.uint32) * x.size)
+        # Places count modulo 2^32, as `rounded` does: an array of all layers may have more elements.
+        first = jnp.asarray(layer, jnp.uint32) * jnp.uint32(x.size % 2**32)
+        return rounded(x, mixed(step.astype(jnp.uint32)) + jnp.uint32(name), first)
 
-    return jax.tree_util.tree_map_with_path(of, state)
+    return jax.tree_util.tree_map_with_path(of, tree, tree if like is None else like)
 
 
 def _decayed(params: Params) -> Params:

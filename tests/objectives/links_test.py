@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_label_smoothing_is_never_silently_ignored(name):
     needed = {"dpop": {"dpop_lambda": 1.0}, "discopop": {"discopop_tau": 1.0}}.get(name, {})
     with pytest.raises(UserError, match=r"label_smoothing = 0\.1 has no effect"):
         make_link(settings(name, label_smoothing=0.1, **needed))
+
+
+@pytest.mark.parametrize(("name", "fields"), [(name, fields) for name, fields, _ in BY_HAND])
+def test_a_link_and_its_gradient_are_numbers_for_pairs_that_went_far_astray(name, fields):
+    link = make_link(settings(name, **fields))
+
+    def total(chosen, rejected):
+        found = scores()._replace(chosen_logratios=jnp.array([chosen]), rejected_logratios=jnp.array([rejected]))
+        return link(found).sum()
+
+    for far in (-2000.0, 300.0), (300.0, -2000.0), (-2000.0, -5.0):
+        assert np.all(np.isfinite(jax.value_and_grad(total, (0, 1))(*far)[1]))
+        assert np.isfinite(total(*far))
 
 
 def test_an_unknown_link_gets_the_closest_name():

@@ -78,7 +78,7 @@ def test_the_default_is_optax_itself():
 
 @pytest.mark.parametrize(
     ("dtype", "levers"),
-    [("float32", {}), ("float32", {"state_dtype": "bfloat16"}), ("bfloat16", {"master": True})],
+    [("float32", {}), ("float32", {"state_dtype": "bfloat16"}), ("bfloat16", {}), ("bfloat16", {"master": True})],
     ids=str,
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["all parameters", "layers alone"])
@@ -98,7 +98,19 @@ def test_master_copies_are_float32_training_whose_weights_are_cast():
     assert_equal(found, jax.tree.map(lambda x: x.astype(jnp.bfloat16), masters))
 
 
-def test_master_copies_keep_updates_that_bfloat16_parameters_lose():
+def test_bfloat16_parameters_move_on_average_as_far_as_their_updates():
+    # An update is a hundredth of the spacing of bfloat16 below 1: to the nearest none of them would ever move.
+    rate, number = 2**-8 / 100, 50
+    start = {"layers": {"mlp": {"kernel": jnp.full((4, 64, 64), 0.75, jnp.bfloat16)}}}
+    rule = make_optimizer(dataclasses.replace(SETTINGS, weight_decay=0.0), optax.constant_schedule(rate))
+    update, state, found = jax.jit(rule.update), rule.init(start), start
+    for step in range(number):
+        found, state = update(jax.tree.map(jnp.ones_like, start), state, found, jnp.int32(step))
+    moved = 0.75 - np.float64(found["layers"]["mlp"]["kernel"])
+    assert moved.mean() == pytest.approx(number * rate, rel=0.03)
+
+
+def test_master_copies_keep_updates_that_are_smaller_than_the_spacing_of_bfloat16():
     half, small = params("bfloat16"), {"learning_rate": 1e-6, "weight_decay": 0.0}
     rule = make_optimizer(dataclasses.replace(SETTINGS, master=True, **small), optax.constant_schedule(1e-6))
     after, state = rule.update(gradients(half, 0), rule.init(half), half, jnp.int32(0))
@@ -127,3 +139,12 @@ def test_a_second_moment_in_bfloat16_still_falls_when_gradients_vanish():
     # To the nearest it would stay where it is: an update takes 0.1%, less than half a spacing.
     last = float(jnp.mean(second_moment(state).astype(jnp.float32)))
     assert last / first == pytest.approx(0.999**200, rel=0.005)
+
+
+@pytest.mark.parametrize("levers", [{}, {"state_dtype": "bfloat16"}], ids=str)
+def test_arrays_of_more_elements_than_32_bits_count_can_be_updated(levers):
+    """The layers of a 32B model, stacked; nothing is computed."""
+    start = {"layers": {"mlp": {"kernel": jax.ShapeDtypeStruct((64, 5120, 27648), jnp.bfloat16)}}}
+    rule = optimizer(**levers)
+    found, _ = jax.eval_shape(rule.update, start, jax.eval_shape(rule.init, start), start, jnp.int32(0))
+    assert found == start
