@@ -161,7 +161,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     rows.shorten = True
     rows.targets = 0  # 0 = from the data
     rows.pairs = 0  # 0 = from the data
-    rows.rows_per_microbatch = 8  # a multiple of mesh.data x mesh.fsdp x mesh.expert
+    rows.rows_per_microbatch = 0  # a multiple of mesh.data x mesh.fsdp x mesh.expert; 0 = just that, one a device
 
     config.objective = objective = ml_collections.ConfigDict()
     objective.recipe = "target_rpo"

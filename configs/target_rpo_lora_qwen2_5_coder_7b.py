@@ -25,5 +25,4 @@ def get_config(arg: str = ""):
     config.model.lora.quantize = "nf4" if options.nf4 else ""
     config.optimizer.learning_rate = 1e-4
     config.rows.tokens = 2048
-    config.rows.rows_per_microbatch = 1
     return base.make_tiny(config) if options.tiny else config

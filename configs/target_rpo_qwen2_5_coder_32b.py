@@ -24,6 +24,5 @@ def get_config(arg: str = ""):
     config.model.path = "Qwen/Qwen2.5-Coder-32B-Instruct"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
     config.plan.model.update(SHAPE, _name_or_path=config.model.path)
-    config.rows.rows_per_microbatch = 16
     config.optimizer.learning_rate = 5e-6
     return base.make_tiny(config) if options.tiny else config

@@ -3,7 +3,8 @@
 #
 #   bash launch/gke_jobset.sh apply --name=run7 --accelerator=v6e:4x4 --slices=2 \
 #     --image=REGION-docker.pkg.dev/P/R/iterpref:1 \
-#     -- --config=configs/target_rpo_qwen2_5_coder_7b.py --workdir=gs://BUCKET/RUN --config.data.path=gs://BUCKET/DATA
+#     -- --config=configs/target_rpo_qwen2_5_coder_7b.py --workdir=gs://BUCKET/RUN --config.data.path=gs://BUCKET/DATA \
+#     --config.mesh.data=2
 #
 # Actions
 #   build     build launch/Dockerfile.tpu or .cuda as --image, and push it

@@ -93,7 +93,7 @@ def _opened(config: Any, chosen: Any) -> tuple[Target, Workload]:
     target = Target(shape, open_topology(chosen.topology, chosen.slices), about.efficiency)
     whole = whole_rows(run, target)
     asked, rows = run.rows.rows_per_microbatch, whole.rows.rows_per_microbatch
-    if asked != rows:
+    if asked not in (0, rows):
         say(f"rows.rows_per_microbatch = {asked} does not split evenly over these devices: planned with {rows}")
     if dataset is None:
         return target, made_workload(whole, about.pair, about.pairs)

@@ -31,7 +31,8 @@ CHOSEN, REJECTED = range(2)
 class RowSettings:
     """The layout and the caps of a row: `tokens` T, `targets` G and `pairs` P (0: chosen from the data).
 
-    With `shorten` rows have fewer than `tokens` columns where that fills microbatches better.
+    With `shorten` rows have fewer than `tokens` columns where that fills microbatches better. `rows_per_microbatch` may
+    be left 0 until the mesh is known (`spread`).
     """
 
     layout: str
@@ -47,10 +48,14 @@ class RowSettings:
             raise UserError(
                 f"rows.layout must be one of {LAYOUTS}, not {self.layout!r}{did_you_mean(self.layout, LAYOUTS)}"
             )
-        if min(self.tokens, self.rows_per_microbatch) < 1 or min(self.targets, self.pairs) < 0:
+        if self.tokens < 1 or min(self.targets, self.pairs, self.rows_per_microbatch) < 0:
             raise UserError(
-                "rows.tokens and rows.rows_per_microbatch must be at least 1, rows.targets and rows.pairs at least 0"
+                "rows.tokens must be at least 1, rows.targets, rows.pairs and rows.rows_per_microbatch at least 0"
             )
+
+    def spread(self, parts: int) -> RowSettings:
+        """Returns them with rows a microbatch: one for each of the `parts` of a mesh, where no number was given."""
+        return dataclasses.replace(self, rows_per_microbatch=self.rows_per_microbatch or parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,7 @@ def _timed(planned: Planned, program: hlo.Program, runs: dict[str, float], decod
 def whole_rows(settings: RunSettings, target: Target) -> RunSettings:
     """Returns settings whose rows a microbatch the mesh splits evenly: raised to the next multiple, if need be."""
     shards = Placement(make_mesh(settings.mesh, target.topology.devices)).row_shards()
-    rows = settings.rows.rows_per_microbatch
+    rows = settings.rows.spread(shards).rows_per_microbatch
     return with_rows(settings, -(-rows // shards) * shards)
 
 

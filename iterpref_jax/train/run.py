@@ -157,6 +157,11 @@ class RunSettings:
                 f"optimizer.master has no effect on {trained}: leave it False, or set model.param_dtype = bfloat16 and "
                 "train without adapters"
             )
+        if self.objective.router_aux_loss_coef and not self.rows.rows_per_microbatch:
+            raise UserError(
+                "rows.rows_per_microbatch is 0, one row for each part of the mesh, but the router's loss "
+                "(objective.router_aux_loss_coef) is of one microbatch, not to depend on devices: give a number"
+            )
         for name, unset in (("path", ""), ("rows_per_microbatch", 0)):
             if getattr(self.reference, name) != unset and not self.objective.uses_reference:
                 raise UserError(
@@ -296,6 +301,7 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     _check_tokenizer(dataset, folder, config)
     placement = Placement(make_mesh(settings.mesh))
     decoder = Decoder(config, settings.model.compute, placement, settings.model.lora)
+    settings = dataclasses.replace(settings, rows=settings.rows.spread(placement.row_shards()))
     run = Run(settings, epath.Path(workdir), dataset, decoder, placement, folder)
     if training:
         if settings.train.keep_best and run.eval_split is None:

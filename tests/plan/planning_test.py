@@ -127,6 +127,11 @@ def test_a_step_that_does_not_fit_says_what_to_change():
     assert planned.roofline is None
 
 
+def test_rows_that_nobody_counted_are_one_a_part_of_the_mesh():
+    load, _ = opened(**{"rows.rows_per_microbatch": 0})
+    assert load.settings.rows.rows_per_microbatch == 8
+
+
 def test_rows_that_the_mesh_does_not_split_are_raised_to_the_next_multiple():
     load, _ = opened(**{"rows.rows_per_microbatch": 3})
     assert load.settings.rows.rows_per_microbatch == 8

@@ -71,6 +71,27 @@ def test_a_run_of_trees_reads_the_reference_cache_of_single_pairs_and_starts_fro
 
 
 @pytest.mark.slow
+def test_shortened_rows_change_what_is_padding_and_no_other_number(dataset, tmp_path):
+    wide = {"rows.tokens": 2048}
+    short = loop.Trainer(open_run(settings.read_run(load(dataset, **wide)), str(tmp_path)), None, {})
+    assert short.plan.caps.tokens < 2048
+    padding = []
+    for shorten in (True, False):
+        assert run(dataset, tmp_path / str(shorten), **wide, **{"rows.shorten": shorten}).finished
+        lines = numbers(tmp_path / str(shorten))
+        padding.append([line.pop("padding_fraction") for line in lines if line["split"] == "train"])
+    short, whole = (numbers(tmp_path / name) for name in ("True", "False"))
+    assert max(padding[0]) < min(padding[1])
+    for got, expected in zip(short, whole, strict=True):
+        assert got.pop("split") == expected.pop("split")
+        # Whether rewards of nothing but rounding are above 0 is chance.
+        names = [name for name in expected if not name.endswith(("padding_fraction", "accuracies"))]
+        assert {name: got[name] for name in names} == pytest.approx(
+            {name: expected[name] for name in names}, rel=2e-3, abs=2e-3
+        )
+
+
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, finished, tmp_path, monkeypatch):
     updates = []
     update = loop.Trainer._update
@@ -257,6 +278,11 @@ def test_a_checkpoint_without_its_metadata_is_named_with_the_one_before(dataset,
 def test_rows_that_a_mesh_cannot_split_are_refused(dataset):
     with pytest.raises(UserError, match="make it a multiple of 8"):
         open_run(settings.read_run(load(dataset, **{"rows.rows_per_microbatch": 3})), "unused")
+
+
+def test_rows_that_nobody_counted_are_one_a_part_of_the_mesh(dataset):
+    found = open_run(settings.read_run(load(dataset, **{"rows.rows_per_microbatch": 0})), "unused")
+    assert found.settings.rows.rows_per_microbatch == found.placement.row_shards() == 8
 
 
 def test_export_names_the_steps_that_exist(dataset, finished, tmp_path):

@@ -35,6 +35,11 @@ def test_the_loss_is_the_preference_loss_plus_its_weight_times_the_balance_of_ea
     assert np.abs(changed - before).max() > 1e-5
 
 
+def test_rows_a_microbatch_are_given_where_the_routers_loss_is_of_a_microbatch(dataset, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match=r"rows\.rows_per_microbatch is 0.*give a number"):
+        run(dataset, tmp_path, **{"objective.router_aux_loss_coef": 0.1, "rows.rows_per_microbatch": 0})
+
+
 def test_a_weight_of_the_routers_loss_without_experts_is_refused(dataset, tmp_path):  # noqa: F811
     with pytest.raises(UserError, match="router_aux_loss_coef has no effect on qwen2"):
         run(dataset, tmp_path, **{"objective.router_aux_loss_coef": 0.1})
