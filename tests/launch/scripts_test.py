@@ -60,3 +60,12 @@ def test_every_extra_that_is_installed_exists(text):
     asked = set(re.findall(r"\.\[([a-z0-9]+)\]", text)) | set(re.findall(r"\./iterpref\[([a-z0-9]+)\]", text))
     asked |= set(re.findall(r"^ARG EXTRA=([a-z0-9]+)$", text, re.M))
     assert asked <= extras
+
+
+def test_a_demo_of_other_data_is_refused_the_folder_of_another_demo(tmp_path):
+    (tmp_path / "made_from").write_text("data: made model: from scratch\n")
+    (tmp_path / "mine.jsonl").write_text("")
+    command = ["bash", str(LAUNCH / "demo.sh"), "--out", str(tmp_path), "--data", str(tmp_path / "mine.jsonl")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "give this one another folder with --out" in ended.stderr
