@@ -143,7 +143,7 @@ def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:
     compile_cache.enable(settings.read_section(config, "compile"))
     opened = model.open_model(chosen, config)
     say(f"answers of {opened.origin}")
-    return BuiltIn(opened.sampler(shapes), opened.tokenizer)
+    return BuiltIn(lambda: opened.sampler(shapes), opened.tokenizer, shapes.context)
 
 
 def _limited(sandbox: SandboxSettings, limits: Limits) -> SandboxSettings:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,17 @@ from iterpref_jax.models.lora import NO_LORA
 from iterpref_jax.models.transformer import Params
 from iterpref_jax.parallel.mesh import make_mesh
 from iterpref_jax.parallel.rules import Placement
-from iterpref_jax.train.restore import restore_params, tokenizer_folder
+from iterpref_jax.train.restore import find_step, restore_params, tokenizer_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model with its parameters: where it comes from, in words; and the folder of its tokenizer."""
+    """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer."""
 
     name: str
     origin: str
     decoder: Decoder
-    params: Params
+    load: Callable[[], Params]
     tokenizer_folder: str
 
     @functools.cached_property
@@ -41,7 +42,8 @@ class OpenedModel:
         return load_tokenizer(self.tokenizer_folder)
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
-        return Sampler(self.decoder, self.params, self.tokenizer, shapes, self._end_tokens())
+        """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
+        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens())
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""
@@ -77,7 +79,7 @@ def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
 
 
 def open_model(chosen: argparse.Namespace, config: Any) -> OpenedModel:
-    """Reads the weights of the chosen model into the shards of today's devices."""
+    """Opens the chosen model for today's devices; no weight is read before there is a sampler."""
     return _of_run(chosen.workdir, chosen.step) if chosen.workdir else _of_folder(config)
 
 
@@ -86,15 +88,22 @@ def _of_folder(config: Any) -> OpenedModel:
     if not model.path:
         raise UserError("there is no model: give --model=DIR, --config.model.path=DIR, or --workdir=RUN")
     folder, placement = resolve(model.path), Placement(make_mesh(mesh))
-    shape, params = hf_checkpoint.load(folder, model.param_dtype, placement)
-    decoder = Decoder(shape, model.compute, placement)
-    return OpenedModel(Path(model.path).name, model.path, decoder, params, folder)
+    decoder = Decoder(hf_checkpoint.model_config(folder), model.compute, placement)
+
+    def load() -> Params:
+        return hf_checkpoint.load(folder, model.param_dtype, placement)[1]
+
+    return OpenedModel(Path(model.path).name, model.path, decoder, load, folder)
 
 
 def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
     run = stored_run(workdir)
-    step, params = restore_params(run, step)
-    decoder = dataclasses.replace(run.decoder, lora=NO_LORA)
-    if run.decoder.lora.rank:
-        params = merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
-    return OpenedModel(Path(workdir).name, f"step {step} of {workdir}", decoder, params, tokenizer_folder(run))
+    number, decoder = find_step(run, step), dataclasses.replace(run.decoder, lora=NO_LORA)
+
+    def load() -> Params:
+        params = restore_params(run, number)[1]
+        if not run.decoder.lora.rank:
+            return params
+        return merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
+
+    return OpenedModel(Path(workdir).name, f"step {number} of {workdir}", decoder, load, tokenizer_folder(run))

@@ -137,8 +137,9 @@ def generate(
 
 def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container[tuple[str, int]]) -> list[Wanted]:
     return [
-        Wanted(shown=prompts.shown(settings.prompt_style, benchmark, task), task=index, sample=sample)
+        Wanted(shown=shown, task_id=task.task_id, task=index, sample=sample)
         for index, task in enumerate(benchmark.tasks)
+        for shown in (prompts.shown(settings.prompt_style, benchmark, task),)
         for sample in range(settings.n)
         if (task.task_id, sample) not in stored
     ]
