@@ -6,12 +6,12 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
-from iterpref_jax.cli.stored import add_step, stored_run
+from iterpref_jax.cli.stored import add_step, of_run, stored_run
 from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
@@ -75,12 +75,17 @@ def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
         raise UserError("--model is a folder, --workdir a run: give one of them")
     if chosen.step is not None and not chosen.workdir:
         raise UserError("--step is a checkpoint of a run: give --workdir as well")
+    if chosen.workdir:
+        of_run(overrides)
     return settings.load_config(chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else []))
 
 
-def open_model(chosen: argparse.Namespace, config: Any) -> OpenedModel:
-    """Opens the chosen model for today's devices; no weight is read before there is a sampler."""
-    return _of_run(chosen.workdir, chosen.step) if chosen.workdir else _of_folder(config)
+def open_model(chosen: argparse.Namespace, config: Any, overrides: Sequence[str]) -> OpenedModel:
+    """Opens the chosen model for today's devices; no weight is read before there is a sampler.
+
+    Of a run, `overrides` alone can change how it is computed: `config` is not the run's.
+    """
+    return _of_run(chosen.workdir, chosen.step, of_run(overrides)) if chosen.workdir else _of_folder(config)
 
 
 def _of_folder(config: Any) -> OpenedModel:
@@ -96,8 +101,8 @@ def _of_folder(config: Any) -> OpenedModel:
     return OpenedModel(Path(model.path).name, model.path, decoder, load, folder)
 
 
-def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
-    run = stored_run(workdir)
+def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> OpenedModel:
+    run = stored_run(workdir, overrides)
     number, decoder = find_step(run, step), dataclasses.replace(run.decoder, lora=NO_LORA)
 
     def load() -> Params:

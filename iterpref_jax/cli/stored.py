@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,10 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.parallel.mesh import ALL_DEVICES
 from iterpref_jax.train.remote import check_scheme
 from iterpref_jax.train.restore import BEST
-from iterpref_jax.train.run import Run, open_run
+from iterpref_jax.train.run import Run, RunSettings, open_run
+
+# Words that a run's own configuration may be opened with for sampling: its devices, and how it computes.
+OF_TODAY = ("mesh", "model.compute")
 
 
 def add_step(arguments: argparse.ArgumentParser, what: str) -> None:
@@ -43,11 +47,35 @@ def stored_config(workdir: str) -> Any:
     return settings.from_json(json.loads(stored.read_text()))
 
 
-def stored_run(workdir: str) -> Run:
-    """Opens the run of a folder with its own configuration, on the devices of today.
+def stored_run(workdir: str, overrides: Sequence[str] = ()) -> Run:
+    """Opens the run of a folder with its own configuration and these overrides, on the devices of today.
 
     Raises:
         UserError: a folder that no run has written, or what the run was made of is gone.
     """
-    read = settings.read_run(stored_config(workdir))
-    return open_run(dataclasses.replace(read, mesh=ALL_DEVICES), workdir, training=False)
+    read = settings.read_run(settings.override(stored_config(workdir), overrides))
+    return open_run(on_devices_of_today(read, overrides), workdir, training=False)
+
+
+def on_devices_of_today(read: RunSettings, overrides: Sequence[str]) -> RunSettings:
+    """Returns a run's settings with the mesh of the overrides, or all devices: its own was made for those of then."""
+    return read if any(word.startswith("mesh.") for word in overrides) else dataclasses.replace(read, mesh=ALL_DEVICES)
+
+
+def of_run(overrides: Sequence[str]) -> list[str]:
+    """Returns those overrides of a command with --workdir that say how the run's model is opened.
+
+    Raises:
+        UserError: one that would make another model of it.
+    """
+    found = []
+    for word in overrides:
+        name = word.partition("=")[0]
+        if any(name == of_today or name.startswith(f"{of_today}.") for of_today in OF_TODAY):
+            found.append(word)
+        elif name.startswith("model."):
+            raise UserError(
+                f"--config.{word} has no effect with --workdir: the model is the run's own; only "
+                f"{', '.join(OF_TODAY)} can be other than its own"
+            )
+    return found

@@ -189,7 +189,7 @@ def test_the_best_checkpoint_is_fixed_by_its_number_when_a_run_starts(tasks, tmp
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     opened = []
 
-    def refused(chosen, config):
+    def refused(chosen, config, overrides):
         opened.append(chosen.step)
         raise UserError("not opened here")
 
