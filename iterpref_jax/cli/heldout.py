@@ -12,7 +12,7 @@ from typing import Any
 
 from iterpref_jax import settings
 from iterpref_jax.cli import hosts, options
-from iterpref_jax.cli.stored import add_step, on_devices_of_today, stored_config
+from iterpref_jax.cli.stored import add_step, check_places, on_devices_of_today, stored_config
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import held_out, held_out_report
 from iterpref_jax.models import hf_checkpoint
@@ -83,7 +83,10 @@ def _config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
 
 def _settings(chosen: argparse.Namespace, config: Any, overrides: list[str]) -> RunSettings:
     read = settings.read_run(config)
-    return on_devices_of_today(read, overrides) if chosen.workdir else read
+    if not chosen.workdir:
+        return read
+    check_places(read, chosen.workdir)
+    return on_devices_of_today(read, overrides)
 
 
 def _reference(chosen: argparse.Namespace) -> str:

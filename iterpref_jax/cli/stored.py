@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from iterpref_jax.train.remote import check_scheme
 from iterpref_jax.train.restore import BEST
 from iterpref_jax.train.run import Run, RunSettings, open_run
 
-# Words that a run's own configuration may be opened with for sampling: its devices, and how it computes.
-OF_TODAY = ("mesh", "model.compute")
+# What may lie elsewhere than when the run was made.
+PLACES = ("data.path", "model.path")
+# Words that a run's own configuration may be opened with for sampling: besides, its devices, and how it computes.
+OF_TODAY = ("mesh", "model.compute", *PLACES)
 
 
 def add_step(arguments: argparse.ArgumentParser, what: str) -> None:
@@ -32,6 +35,16 @@ def _step(text: str) -> int | str:
     if text == BEST or text.isdigit():
         return text if text == BEST else int(text)
     raise argparse.ArgumentTypeError(f"expected a number or {BEST}, got {text!r}")
+
+
+def to_store(config: Any) -> dict[str, Any]:
+    """Returns a configuration as a run keeps it: JSON, and local folders by whole paths, to be opened from anywhere."""
+    content = settings.to_json(config)
+    for section in (content["data"], content["model"]):
+        # What is no path here is the name of a hub's repository or a bucket's address.
+        if section["path"] and os.path.exists(section["path"]):
+            section["path"] = os.path.abspath(section["path"])
+    return content
 
 
 def stored_config(workdir: str) -> Any:
@@ -54,7 +67,19 @@ def stored_run(workdir: str, overrides: Sequence[str] = ()) -> Run:
         UserError: a folder that no run has written, or what the run was made of is gone.
     """
     read = settings.read_run(settings.override(stored_config(workdir), overrides))
+    check_places(read, workdir)
     return open_run(on_devices_of_today(read, overrides), workdir, training=False)
+
+
+def check_places(read: RunSettings, workdir: str) -> None:
+    """Raises UserError, with what to say, if the dataset or the model of a run is not where it was."""
+    for name, path in zip(PLACES, (read.data.path, read.model.path), strict=True):
+        # A relative model.path may be a hub's name, which is looked for when it is opened.
+        is_place = name == "data.path" or os.path.isabs(path)
+        if is_place and not epath.Path(path).exists():
+            raise UserError(
+                f"{path} is not there: it is {name} of the run {workdir}; say where it is now, --config.{name}=DIR"
+            )
 
 
 def on_devices_of_today(read: RunSettings, overrides: Sequence[str]) -> RunSettings:

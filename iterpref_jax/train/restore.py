@@ -25,7 +25,23 @@ def restore_params(run: Run, step: int | str | None) -> tuple[int, Params]:
         UserError: no checkpoint, or not that step (those that exist are named), or one that was damaged.
     """
     step, trained = restore_trained(run, step)
-    return step, joined(parted(run.load_params())[1], trained) if run.decoder.lora.rank else trained
+    if not run.decoder.lora.rank:
+        return step, trained
+    _check_base(run, step)
+    return step, joined(parted(run.load_params())[1], trained)
+
+
+def _check_base(run: Run, step: int) -> None:
+    """Refuses adapters on another base than they were trained on, where that is read from another place than then."""
+    with contextlib.closing(_checkpoints(run)) as checkpoints:
+        about = checkpoints.about(step)
+    if about["config"]["model"]["path"] == run.settings.model.path:
+        return
+    if about["fingerprint"]["weights"] != run.fingerprint["weights"]:
+        raise UserError(
+            f"model.path={run.settings.model.path} holds other weights than the model whose adapters {run.workdir} "
+            f"trained ({about['config']['model']['path']}): name a folder with those"
+        )
 
 
 def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:

@@ -3,18 +3,24 @@
 import argparse
 import contextlib
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from iterpref_jax import settings
+from iterpref_jax.__main__ import main
 from iterpref_jax.cli import model
+from iterpref_jax.cli.stored import to_store
 from iterpref_jax.errors import UserError
+from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.lora import parted
+from iterpref_jax.models.transformer import init_params
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.run import open_run
 from iterpref_jax.train.step import TrainState
+from tests.support.models import model_config
 from tests.support.runs import CONFIG, make_dataset, overrides
 
 SPEC = CONFIG.removeprefix("--config=")
@@ -33,7 +39,10 @@ def workdir(dataset, tmp_path_factory):
 def saved_run(dataset, folder, **changes):
     """What a run leaves behind, without its training: config.json and a checkpoint of step 1."""
     config = settings.load_config(SPEC, [flag.removeprefix("--config.") for flag in overrides(dataset, **changes)])
-    run, stored = open_run(settings.read_run(config), str(folder), training=False), settings.to_json(config)
+    if config.model.path:
+        with config.unlocked():
+            config.model.init = {}
+    run, stored = open_run(settings.read_run(config), str(folder), training=False), to_store(config)
     state = TrainState(jnp.int32(1), parted(run.load_params())[0], {}, {})
     with contextlib.closing(Checkpoints(str(folder / "checkpoints"), keep=1, writing=True)) as checkpoints:
         checkpoints.save(1, state, {"config": stored, "fingerprint": run.fingerprint})
@@ -59,3 +68,46 @@ def test_a_run_is_computed_as_its_own_config_says_and_otherwise_as_the_words_of_
 def test_words_that_would_make_another_model_of_a_run_are_refused_by_name(workdir):
     with pytest.raises(UserError, match=r"--config.model.lora.rank=4 has no effect with --workdir"):
         opened(workdir, "model.lora.rank=4")
+
+
+def test_a_run_keeps_whole_paths_of_local_folders_and_names_of_hubs_and_buckets_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for word, kept in (("here", str(tmp_path / "here")), ("Org/Name", "Org/Name"), ("gs://B/data", "gs://B/data")):
+        config = settings.load_config(SPEC.removesuffix(":tiny"), [f"data.path={word}", f"model.path={word}"])
+        assert [to_store(config)[section]["path"] for section in ("data", "model")] == [kept, kept]
+
+
+def test_a_run_is_opened_from_any_folder_and_after_its_dataset_has_moved(dataset, tmp_path, monkeypatch, capsys):
+    moved, elsewhere = tmp_path / "moved", tmp_path / "elsewhere"
+    shutil.copytree(dataset, tmp_path / "data")
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = saved_run("data", tmp_path / "run")
+    monkeypatch.chdir(elsewhere)
+    assert opened(run).name == "run"
+    (tmp_path / "data").rename(moved)
+    assert main(["export", f"--workdir={run}", f"--out={elsewhere / 'model'}"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'data'} is not there: it is data.path of the run {run}; say where it is now" in said
+    assert main(["export", f"--workdir={run}", "--out=model", f"--config.data.path={moved}"]) == 0
+    assert (elsewhere / "model" / "model.safetensors").exists()
+    assert opened(run, f"data.path={moved}").load().keys() == {"embedding", "layers", "norm"}
+
+
+def test_export_takes_no_other_words(workdir, tmp_path, capsys):
+    assert main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--config.model.lora.rank=4"]) == 1
+    assert "only data.path and model.path can be other" in " ".join(capsys.readouterr().err.split())
+
+
+def test_adapters_are_not_put_on_another_base_than_they_were_trained_on(dataset, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    shape = model_config(vocab_size=512)
+    for seed, folder in enumerate((first, second)):
+        params, own = init_params(shape, seed, "float32"), str(dataset / "tokenizer")
+        hf_checkpoint.save(str(folder), shape, params, dtype="float32", copy_from=own, max_shard_gb=1)
+    run = saved_run(dataset, tmp_path / "run", **{"model.lora.rank": 2, "model.path": first})
+    with pytest.raises(UserError, match=r"second holds other weights than the model whose adapters .*run trained"):
+        opened(run, f"model.path={second}").load()
+    shutil.copytree(first, tmp_path / "copy")
+    assert "embedding" in opened(run, f"model.path={tmp_path / 'copy'}").load()
