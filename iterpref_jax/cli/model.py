@@ -43,7 +43,7 @@ class OpenedModel:
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
         """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
-        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens())
+        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens(), donate=True)
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""
@@ -96,7 +96,9 @@ def _of_folder(config: Any) -> OpenedModel:
     decoder = Decoder(hf_checkpoint.model_config(folder), model.compute, placement)
 
     def load() -> Params:
-        return hf_checkpoint.load(folder, model.param_dtype, placement)[1]
+        # Parameters that training would round to bfloat16 are rounded here too.
+        narrow = model.compute.compute_dtype if model.param_dtype == "float32" else ""
+        return hf_checkpoint.load(folder, model.param_dtype, placement, narrow)[1]
 
     return OpenedModel(Path(model.path).name, model.path, decoder, load, folder)
 

@@ -37,8 +37,12 @@ class Sampler:
         tokenizer,
         settings: SamplerSettings,
         eos_ids: Sequence[int] | None = None,
+        *,
+        donate: bool = False,
     ):
         """Takes a fast `transformers` tokenizer; its end-of-sequence token ends completions unless `eos_ids` do.
+
+        With `donate` the arrays of `params` are deleted as they are taken over: two copies need not fit in memory.
 
         Raises:
             UserError: slots do not divide over the mesh, it splits rows' tokens, or no token ends a sequence.
@@ -61,7 +65,7 @@ class Sampler:
         self._settings, self._eos_ids = settings, tuple(eos_ids)
         self._vocabulary = Vocabulary(tokenizer)
         self._model = CachedDecoder(decoder)
-        self._params = loop.prepare(self._model, params)
+        self._params = self._model.prepare(params, donate=donate)
         self._cache = loop.empty_cache(self._model, settings.slots, settings.context)
         self._shapes = Shapes(
             slots=settings.slots, context=settings.context, tokens=settings.prefill_tokens, row_shards=shards

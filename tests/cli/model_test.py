@@ -21,8 +21,9 @@ from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.run import open_run
 from iterpref_jax.train.step import TrainState
 from tests.support.models import model_config
-from tests.support.runs import CONFIG, make_dataset, overrides
+from tests.support.runs import CONFIG, ROOT, make_dataset, overrides
 
+BASE = f"{ROOT}/configs/base.py"
 SPEC = CONFIG.removeprefix("--config=")
 
 
@@ -111,3 +112,13 @@ def test_adapters_are_not_put_on_another_base_than_they_were_trained_on(dataset,
         opened(run, f"model.path={second}").load()
     shutil.copytree(first, tmp_path / "copy")
     assert "embedding" in opened(run, f"model.path={tmp_path / 'copy'}").load()
+
+
+@pytest.mark.parametrize(("param_dtype", "kernels"), [("float32", "bfloat16"), ("bfloat16", "bfloat16")])
+def test_a_folder_is_read_no_wider_than_it_is_computed(tmp_path, param_dtype, kernels):
+    params = init_params(model_config(), 0, "float32")
+    hf_checkpoint.save(str(tmp_path), model_config(), params, dtype="float32", copy_from=None, max_shard_gb=1)
+    chosen = argparse.Namespace(config=BASE, model=str(tmp_path), workdir="", step=None)
+    config = model.load_config(chosen, [f"model.param_dtype={param_dtype}"])
+    read = model.open_model(chosen, config, []).load()
+    assert (read["embedding"].dtype, jax.tree.leaves(read["norm"])[0].dtype) == (kernels, param_dtype)
