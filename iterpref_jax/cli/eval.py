@@ -143,6 +143,9 @@ def _opened(chosen: argparse.Namespace, config: Any, overrides: Sequence[str], f
     compile_cache.enable(settings.read_section(config, "compile"))
     opened = model.open_model(chosen, config, overrides)
     say(f"answers of {opened.origin}")
+    chat = config.evaluate.prompt_style in prompts.CHAT
+    remedy = f"give --prompt-style={'raw or base' if chat else 'chat or evalplus-openai'}, whichever the benchmark has"
+    opened.warn_of_prompts(chat=chat, remedy=remedy)
     return BuiltIn(lambda: opened.sampler(shapes), opened.tokenizer, shapes.context)
 
 

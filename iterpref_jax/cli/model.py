@@ -24,18 +24,23 @@ from iterpref_jax.models.lora import NO_LORA
 from iterpref_jax.models.transformer import Params
 from iterpref_jax.parallel.mesh import make_mesh
 from iterpref_jax.parallel.rules import Placement
+from iterpref_jax.progress import warn
 from iterpref_jax.train.restore import find_step, restore_params, tokenizer_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer."""
+    """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer.
+
+    `template` is what a run's records were built with (`build.text.template`), "" for a folder.
+    """
 
     name: str
     origin: str
     decoder: Decoder
     load: Callable[[], Params]
     tokenizer_folder: str
+    template: str = ""
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -44,6 +49,13 @@ class OpenedModel:
     def sampler(self, shapes: SamplerSettings) -> Sampler:
         """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
         return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens(), donate=True)
+
+    def warn_of_prompts(self, *, chat: bool, remedy: str) -> None:
+        """Says so if a model of a run is asked in another form than it was trained in, which says little of it."""
+        if self.template and chat != (self.template == "chat"):
+            asked = "chat messages" if chat else "plain text"
+            trained = f"build.text.template = {self.template}"
+            warn(f"warning: {self.origin} was trained with {trained}, and is asked with {asked}: {remedy}")
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""
@@ -70,14 +82,22 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
 
 
 def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
-    """Returns the config with --model in it; see `settings.load_config` for the errors."""
+    """Returns the config with --model in it, instead of its own model; see `settings.load_config` for the errors."""
     if bool(chosen.model) and bool(chosen.workdir):
         raise UserError("--model is a folder, --workdir a run: give one of them")
     if chosen.step is not None and not chosen.workdir:
         raise UserError("--step is a checkpoint of a run: give --workdir as well")
     if chosen.workdir:
         of_run(overrides)
-    return settings.load_config(chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else []))
+    shaped = next((word for word in overrides if word.startswith("model.init")), None)
+    if chosen.model and shaped:
+        raise UserError(f"--config.{shaped} has no effect with --model, a folder that has its shape; leave one out")
+    config = settings.load_config(chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else []))
+    if chosen.model:
+        # A config that shapes a model of its own, such as FILE:tiny, is read for all else.
+        with config.unlocked():
+            config.model.init = {}
+    return config
 
 
 def open_model(chosen: argparse.Namespace, config: Any, overrides: Sequence[str]) -> OpenedModel:
@@ -113,4 +133,5 @@ def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> O
             return params
         return merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
 
-    return OpenedModel(Path(workdir).name, f"step {number} of {workdir}", decoder, load, tokenizer_folder(run))
+    name, origin, template = Path(workdir).name, f"step {number} of {workdir}", run.dataset.metadata["text"]["template"]
+    return OpenedModel(name, origin, decoder, load, tokenizer_folder(run), template)

@@ -122,3 +122,27 @@ def test_a_folder_is_read_no_wider_than_it_is_computed(tmp_path, param_dtype, ke
     config = model.load_config(chosen, [f"model.param_dtype={param_dtype}"])
     read = model.open_model(chosen, config, []).load()
     assert (read["embedding"].dtype, jax.tree.leaves(read["norm"])[0].dtype) == (kernels, param_dtype)
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"), [(False, ""), (True, "template = raw, and is asked with chat messages: leave --chat out")]
+)
+def test_a_run_that_is_asked_in_another_form_than_it_was_trained_in_is_told_of(workdir, capsys, chat, said):
+    opened(workdir).warn_of_prompts(chat=chat, remedy="leave --chat out")
+    told = capsys.readouterr().err
+    assert bool(told) == bool(said)
+    assert said in told
+
+
+def test_a_model_folder_takes_the_place_of_the_shape_that_a_config_makes(tmp_path):
+    shape = model_config(vocab_size=100)
+    params = init_params(shape, 0, "float32")
+    hf_checkpoint.save(str(tmp_path), shape, params, dtype="float32", copy_from=None, max_shard_gb=1)
+    chosen = argparse.Namespace(config=SPEC, model=str(tmp_path), workdir="", step=None)
+    assert model.open_model(chosen, model.load_config(chosen, []), []).decoder.config.vocab_size == 100
+
+
+def test_a_shape_beside_a_model_folder_is_refused(tmp_path):
+    chosen = argparse.Namespace(config=SPEC, model=str(tmp_path), workdir="", step=None)
+    with pytest.raises(UserError, match=r"--config.model.init.hidden_size=8 has no effect with --model"):
+        model.load_config(chosen, ["model.init.hidden_size=8"])
