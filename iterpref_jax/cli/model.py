@@ -92,7 +92,9 @@ def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
     shaped = next((word for word in overrides if word.startswith("model.init")), None)
     if chosen.model and shaped:
         raise UserError(f"--config.{shaped} has no effect with --model, a folder that has its shape; leave one out")
-    config = settings.load_config(chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else []))
+    config: Any = settings.load_config(
+        chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else [])
+    )
     if chosen.model:
         # A config that shapes a model of its own, such as FILE:tiny, is read for all else.
         with config.unlocked():
