@@ -51,6 +51,9 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.8"],
     # Colours in the pages of `iterpref eval`.
     "evaluate": ["pygments>=2.18"],
+    # Run folders and datasets in buckets: gs:// (both), s3:// (datasets).
+    "gcs": ["gcsfs>=2024.6"],
+    "s3": ["s3fs>=2024.6"],
     "gguf": ["gguf>=0.17"],
     # Programs under test on the nodes of a cluster.
     "ray": ["ray>=2.60"],

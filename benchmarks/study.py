@@ -5,7 +5,7 @@
 
 writes STUDY: the model, a benchmark (held-out tasks of the histories, and MBPP's tasks from 511 on without those of the
 histories), scores of the model before training (STUDY/before) and the sweep of `study_sweep.py`
-(STUDY/sweep/table.md, results.json). It goes on where it was stopped. Two hours on two cores; `--full` is for a GPU:
+(STUDY/sweep/table.md, results.json). It goes on where it was stopped. 85 minutes on two cores; `--full` is for a GPU:
 every parameter, all pairs, all tasks, HumanEval.
 """
 

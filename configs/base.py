@@ -235,7 +235,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.decode = decode = ml_collections.ConfigDict()
     decode.slots = 16  # completions that run together; a multiple of mesh.data x mesh.fsdp x mesh.expert
-    decode.context = 2048  # the most tokens of a prompt and its completion
+    # The most tokens of a prompt and its completion; more than generate.max_tokens, which rounds and serve answer with.
+    # The cache is allocated whole: slots x context x layers x key/value heads x head dim x 4 bytes (bfloat16).
+    decode.context = 4096
     decode.chunk = 16  # decoding steps between two looks at the results
     decode.prefill_tokens = 512  # prompts are computed together up to so many tokens
 

@@ -138,11 +138,15 @@ def _override(config: ml_collections.ConfigDict, word: str) -> None:
     *parents, leaf = path.split(".")
     node: Any = config
     for depth, key in enumerate([*parents, leaf]):
-        if not isinstance(node, ml_collections.ConfigDict) or (key not in node and not _free_form(parents[:depth])):
-            known = node.keys() if isinstance(node, ml_collections.ConfigDict) else ()
-            raise UserError(f"--config.{path}: there is no {key!r}{did_you_mean(key, known)}; see configs/base.py")
+        if not isinstance(node, ml_collections.ConfigDict):
+            above = ".".join(parents[:depth])
+            raise UserError(f"--config.{path}: there is no {key!r}: {above} is {node!r}, no section")
+        if key not in node and not _free_form(parents[:depth]):
+            raise UserError(
+                f"--config.{path}: there is no {key!r}{did_you_mean(key, node.keys())}; see configs/base.py"
+            )
         if depth < len(parents):
-            node = node[key]
+            node = _section(node, key) if _free_form(parents[:depth]) else node[key]
     old: Any = node.get(leaf)
     if isinstance(old, ml_collections.ConfigDict):
         raise UserError(f"--config.{path} is a section; set one of {', '.join(map(str, old.keys()))}")
@@ -150,9 +154,17 @@ def _override(config: ml_collections.ConfigDict, word: str) -> None:
         node[leaf] = _parse(text, old, path)
 
 
+def _section(node: ml_collections.ConfigDict, key: str) -> Any:
+    """Returns what is under a key of a free form; where nothing is, a new section."""
+    if node.get(key) is None:
+        with node.unlocked():
+            node[key] = ml_collections.ConfigDict()
+    return node[key]
+
+
 def _free_form(parents: Sequence[str]) -> bool:
     """model.init is a config.json in the making (the family's table checks its keys), endpoint.extra a server's."""
-    return list(parents) in (["model", "init"], ["endpoint", "extra"])
+    return list(parents[:2]) in (["model", "init"], ["endpoint", "extra"])
 
 
 def _parse(text: str, old: Any, path: str) -> Any:

@@ -166,7 +166,8 @@ def test_an_override_has_the_type_of_its_field(override, path, value):
     [
         ("objectve.alpha=0", r"--config\.objectve\.alpha: there is no 'objectve'; did you mean 'objective'\?"),
         ("objective.alhpa=0", r"--config\.objective\.alhpa: there is no 'alhpa'; did you mean 'alpha'\?"),
-        ("train.steps.more=1", r"--config\.train\.steps\.more: there is no 'more'"),
+        ("train.steps.more=1", r"--config\.train\.steps\.more: there is no 'more': train.steps is 6, no section"),
+        ("model.init.rope_theta.factor=2", "there is no 'factor': model.init.rope_theta is 10000.0, no section"),
         ("train.steps=many", r"--config\.train\.steps=many: expected int"),
         ("train.steps=1.5", r"--config\.train\.steps=1\.5: expected int"),
         ("train.steps=True", r"--config\.train\.steps=True: expected int"),
@@ -179,6 +180,26 @@ def test_an_override_has_the_type_of_its_field(override, path, value):
 def test_an_override_that_fits_no_field_is_named(override, message):
     with pytest.raises(UserError, match=message):
         load("base.py:tiny", override)
+
+
+def test_overrides_below_a_free_form_make_the_sections_that_are_missing():
+    words = (
+        "endpoint.extra.chat_template_kwargs.enable_thinking=False",
+        "endpoint.extra.chat_template_kwargs.more.b=1",
+    )
+    config = load("base.py:tiny", *words, "model.init.rope_scaling.factor=4.0")
+    extra = settings.read_section(config, "endpoint").extra
+    assert extra == {"chat_template_kwargs": {"enable_thinking": False, "more": {"b": 1}}}
+    assert settings.read_model(config)[0].init["rope_scaling"] == {"factor": 4.0}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    config = load("base.py:tiny", "data.path=DATA", f"seed={seed}")
+    with pytest.raises(UserError, match=rf"^seed must be at least 0 and below 2\*\*63, got {seed}"):
+        settings.read_run(config)
+    with pytest.raises(UserError, match=r"evaluate\.seed must be"):
+        settings.read_section(config, "evaluate")
 
 
 @pytest.mark.parametrize("rest", [[], ["--workdir=RUN"], ["--workdir", "RUN"]])

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if given and not samples.read_samples(folder):
         evaluation.store(given, folder)
     with stop_requested("ending after what runs now; the same command goes on") as should_stop:
-        opened = functools.partial(_opened, chosen, config, folder)
+        opened = functools.partial(_opened, chosen, config, overrides, folder)
         if is_asking and not evaluation.generate(asked, benchmark, opened, folder, should_stop):
             return 130
         with open_sandbox(limits) as sandbox:
@@ -134,16 +134,19 @@ def _given(chosen: argparse.Namespace, asked: EvaluateSettings, benchmark: Bench
     return evaluation.read_stored(asked, benchmark, chosen.samples)
 
 
-def _opened(chosen: argparse.Namespace, config: Any, folder: Path) -> Generator:
+def _opened(chosen: argparse.Namespace, config: Any, overrides: Sequence[str], folder: Path) -> Generator:
     if chosen.endpoint:
         return asking.endpoint(settings.read_section(config, "endpoint"), folder)
     from iterpref_jax.train import compile_cache
 
     shapes = settings.read_section(config, "decode")
     compile_cache.enable(settings.read_section(config, "compile"))
-    opened = model.open_model(chosen, config)
+    opened = model.open_model(chosen, config, overrides)
     say(f"answers of {opened.origin}")
-    return BuiltIn(opened.sampler(shapes), opened.tokenizer)
+    chat = config.evaluate.prompt_style in prompts.CHAT
+    remedy = f"give --prompt-style={'raw or base' if chat else 'chat or evalplus-openai'}, whichever the benchmark has"
+    opened.warn_of_prompts(chat=chat, remedy=remedy)
+    return BuiltIn(lambda: opened.sampler(shapes), opened.tokenizer, shapes.context)
 
 
 def _limited(sandbox: SandboxSettings, limits: Limits) -> SandboxSettings:

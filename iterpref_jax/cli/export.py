@@ -1,11 +1,14 @@
-"""`iterpref export`: a checkpoint as a Hugging Face folder."""
+"""`iterpref export`: a checkpoint as a Hugging Face folder.
+
+A dataset or base model that has moved is named with --config.data.path=DIR, --config.model.path=DIR.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from iterpref_jax.cli import options
-from iterpref_jax.cli.stored import add_step, stored_run
+from iterpref_jax.cli.stored import PLACES, add_step, stored_run
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 from iterpref_jax.train.export import export, export_adapters
@@ -22,9 +25,13 @@ def main(argv: Sequence[str]) -> None:
     arguments.add_argument("--max_shard_gb", type=float, default=5.0, help="largest weight file in GB (default: 5)")
     arguments.add_argument("--adapters", action="store_true", help="write the LoRA adapters alone, as a PEFT folder")
     chosen, overrides = options.parse(arguments, argv)
-    if overrides:
-        raise UserError(f"--config.{overrides[0]}: export reads the run's own config.json and takes no overrides")
-    run = stored_run(chosen.workdir)
+    for word in overrides:
+        if word.partition("=")[0] not in PLACES:
+            raise UserError(
+                f"--config.{word}: export reads the run's own config.json; only {' and '.join(PLACES)} can be other, "
+                "where its files lie now"
+            )
+    run = stored_run(chosen.workdir, overrides)
     if chosen.adapters:
         if chosen.dtype:
             raise UserError("--dtype has no effect with --adapters: they are written as they were trained, float32")

@@ -7,13 +7,12 @@ the same command runs on each of them.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from iterpref_jax import settings
 from iterpref_jax.cli import hosts, options
-from iterpref_jax.cli.stored import add_step, stored_config
+from iterpref_jax.cli.stored import add_step, check_places, on_devices_of_today, stored_config
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate import held_out, held_out_report
 from iterpref_jax.models import hf_checkpoint
@@ -21,7 +20,6 @@ from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.transformer import Params
 from iterpref_jax.parallel import distributed
-from iterpref_jax.parallel.mesh import ALL_DEVICES
 from iterpref_jax.progress import say
 from iterpref_jax.train import alike, compile_cache
 from iterpref_jax.train.restore import restore_params
@@ -85,9 +83,10 @@ def _config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
 
 def _settings(chosen: argparse.Namespace, config: Any, overrides: list[str]) -> RunSettings:
     read = settings.read_run(config)
-    # A run's own mesh was made for the devices of then.
-    own_mesh = chosen.workdir and not any(word.startswith("mesh.") for word in overrides)
-    return dataclasses.replace(read, mesh=ALL_DEVICES) if own_mesh else read
+    if not chosen.workdir:
+        return read
+    check_places(read, chosen.workdir)
+    return on_devices_of_today(read, overrides)
 
 
 def _reference(chosen: argparse.Namespace) -> str:

@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
-from iterpref_jax.cli.stored import add_step, stored_run
+from iterpref_jax.cli.stored import add_step, of_run, stored_run
 from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
@@ -23,25 +24,38 @@ from iterpref_jax.models.lora import NO_LORA
 from iterpref_jax.models.transformer import Params
 from iterpref_jax.parallel.mesh import make_mesh
 from iterpref_jax.parallel.rules import Placement
-from iterpref_jax.train.restore import restore_params, tokenizer_folder
+from iterpref_jax.progress import warn
+from iterpref_jax.train.restore import find_step, restore_params, tokenizer_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model with its parameters: where it comes from, in words; and the folder of its tokenizer."""
+    """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer.
+
+    `template` is what a run's records were built with (`build.text.template`), "" for a folder.
+    """
 
     name: str
     origin: str
     decoder: Decoder
-    params: Params
+    load: Callable[[], Params]
     tokenizer_folder: str
+    template: str = ""
 
     @functools.cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.tokenizer_folder)
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
-        return Sampler(self.decoder, self.params, self.tokenizer, shapes, self._end_tokens())
+        """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
+        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens(), donate=True)
+
+    def warn_of_prompts(self, *, chat: bool, remedy: str) -> None:
+        """Says so if a model of a run is asked in another form than it was trained in, which says little of it."""
+        if self.template and chat != (self.template == "chat"):
+            asked = "chat messages" if chat else "plain text"
+            trained = f"build.text.template = {self.template}"
+            warn(f"warning: {self.origin} was trained with {trained}, and is asked with {asked}: {remedy}")
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""
@@ -68,17 +82,32 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
 
 
 def load_config(chosen: argparse.Namespace, overrides: list[str]) -> Any:
-    """Returns the config with --model in it; see `settings.load_config` for the errors."""
+    """Returns the config with --model in it, instead of its own model; see `settings.load_config` for the errors."""
     if bool(chosen.model) and bool(chosen.workdir):
         raise UserError("--model is a folder, --workdir a run: give one of them")
     if chosen.step is not None and not chosen.workdir:
         raise UserError("--step is a checkpoint of a run: give --workdir as well")
-    return settings.load_config(chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else []))
+    if chosen.workdir:
+        of_run(overrides)
+    shaped = next((word for word in overrides if word.startswith("model.init")), None)
+    if chosen.model and shaped:
+        raise UserError(f"--config.{shaped} has no effect with --model, a folder that has its shape; leave one out")
+    config: Any = settings.load_config(
+        chosen.config, overrides + ([f"model.path={chosen.model}"] if chosen.model else [])
+    )
+    if chosen.model:
+        # A config that shapes a model of its own, such as FILE:tiny, is read for all else.
+        with config.unlocked():
+            config.model.init = {}
+    return config
 
 
-def open_model(chosen: argparse.Namespace, config: Any) -> OpenedModel:
-    """Reads the weights of the chosen model into the shards of today's devices."""
-    return _of_run(chosen.workdir, chosen.step) if chosen.workdir else _of_folder(config)
+def open_model(chosen: argparse.Namespace, config: Any, overrides: Sequence[str]) -> OpenedModel:
+    """Opens the chosen model for today's devices; no weight is read before there is a sampler.
+
+    Of a run, `overrides` alone can change how it is computed: `config` is not the run's.
+    """
+    return _of_run(chosen.workdir, chosen.step, of_run(overrides)) if chosen.workdir else _of_folder(config)
 
 
 def _of_folder(config: Any) -> OpenedModel:
@@ -86,15 +115,25 @@ def _of_folder(config: Any) -> OpenedModel:
     if not model.path:
         raise UserError("there is no model: give --model=DIR, --config.model.path=DIR, or --workdir=RUN")
     folder, placement = resolve(model.path), Placement(make_mesh(mesh))
-    shape, params = hf_checkpoint.load(folder, model.param_dtype, placement)
-    decoder = Decoder(shape, model.compute, placement)
-    return OpenedModel(Path(model.path).name, model.path, decoder, params, folder)
+    decoder = Decoder(hf_checkpoint.model_config(folder), model.compute, placement)
+
+    def load() -> Params:
+        # Parameters that training would round to bfloat16 are rounded here too.
+        narrow = model.compute.compute_dtype if model.param_dtype == "float32" else ""
+        return hf_checkpoint.load(folder, model.param_dtype, placement, narrow)[1]
+
+    return OpenedModel(Path(model.path).name, model.path, decoder, load, folder)
 
 
-def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
-    run = stored_run(workdir)
-    step, params = restore_params(run, step)
-    decoder = dataclasses.replace(run.decoder, lora=NO_LORA)
-    if run.decoder.lora.rank:
-        params = merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
-    return OpenedModel(Path(workdir).name, f"step {step} of {workdir}", decoder, params, tokenizer_folder(run))
+def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> OpenedModel:
+    run = stored_run(workdir, overrides)
+    number, decoder = find_step(run, step), dataclasses.replace(run.decoder, lora=NO_LORA)
+
+    def load() -> Params:
+        params = restore_params(run, number)[1]
+        if not run.decoder.lora.rank:
+            return params
+        return merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
+
+    name, origin, template = Path(workdir).name, f"step {number} of {workdir}", run.dataset.metadata["text"]["template"]
+    return OpenedModel(name, origin, decoder, load, tokenizer_folder(run), template)

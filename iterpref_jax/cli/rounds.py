@@ -24,14 +24,19 @@ def main(argv: Sequence[str]) -> None:
     config = settings.load_config(chosen.config, overrides)
     asked = settings.read_section(config, "rounds")
     # Every section that a stage will read is looked at before the first one begins.
-    for section in ("sandbox", "build", "decode", "serve"):
+    for section in ("sandbox", "build", "serve"):
         settings.read_section(config, section)
-    seed = settings.read_section(config, "generate").seed
+    generate, decode = settings.read_section(config, "generate"), settings.read_section(config, "decode")
+    if not asked.serve and generate.max_tokens >= decode.context:
+        raise UserError(
+            f"generate.max_tokens = {generate.max_tokens} leaves no room for a prompt in decode.context = "
+            f"{decode.context}, which holds both; raise decode.context, or lower generate.max_tokens"
+        )
     model, _ = settings.read_model(config)
     if not model.path:
         raise UserError("model.path is empty: name the folder of the model that begins, --config.model.path=DIR")
     words = (f"--config={chosen.config}", *(f"--config.{override}" for override in overrides))
-    first = running.Asked(words=words, model=model.path, seed=seed, tasks=chosen.tasks)
+    first = running.Asked(words=words, model=model.path, seed=generate.seed, tasks=chosen.tasks)
     with sigterm_interrupts():
         running.run(Path(chosen.out), first, asked)
     say(f"what every round came to: {Path(chosen.out) / running.PAGE}")

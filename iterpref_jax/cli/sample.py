@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     config = model.load_config(chosen, overrides)
     shapes = settings.read_section(config, "decode")
     compile_cache.enable(settings.read_section(config, "compile"))
-    opened = model.open_model(chosen, config)
+    opened = model.open_model(chosen, config, overrides)
+    opened.warn_of_prompts(chat=chosen.chat, remedy="leave --chat out" if chosen.chat else "give --chat")
     prompts = [_encode(opened.tokenizer, row["prompt"], chosen.chat) for row in rows]
     out = Path(chosen.out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     from iterpref_jax.serve import app, server
 
     with server.bind(chosen.host, chosen.port) as bound:
-        opened = model.open_model(chosen, config)
+        opened = model.open_model(chosen, config, overrides)
         tokenizer, sampler = opened.tokenizer, opened.sampler(shapes)
         scheduler = Scheduler(sampler, slots=shapes.slots, max_waiting=limits.max_waiting)
         prompts = Prompts(tokenizer, context=shapes.context, vocab_size=opened.decoder.config.vocab_size)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from iterpref_jax import STARTED, settings
 from iterpref_jax.cli import hosts, options
+from iterpref_jax.cli.stored import to_store
 from iterpref_jax.evaluate import report
 from iterpref_jax.parallel import distributed
 from iterpref_jax.parallel.liveness import GO_ON
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     with hosts.joined("train", argv, chosen, config):
         compile_cache.enable(settings.read_section(config, "compile"))
         run = open_run(settings.read_run(config), chosen.workdir)
-        outcome = train(run, settings.to_json(config), Startup(STARTED))
+        outcome = train(run, to_store(config), Startup(STARTED))
         if not outcome.finished:
             say(f"stopped after step {outcome.step}; resume with: {hosts.command('train', argv)}")
         if distributed.is_main():

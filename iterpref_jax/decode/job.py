@@ -53,14 +53,16 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
         UserError: the file and the line that is not such an object.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: no JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise UserError(f'{path}, line {number}: wanted an object with a text "prompt"')
-        rows.append(row)
+    # Not `splitlines`, which ends lines at U+2028 and the like as well: a JSON string may hold them.
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: no JSON ({error})") from error
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                raise UserError(f'{path}, line {number}: wanted an object with a text "prompt"')
+            rows.append(row)
     if not rows:
         raise UserError(f"{path} holds no prompts")
     return rows
@@ -127,4 +129,4 @@ def _whole_lines(out: Path) -> Iterator[tuple[int, str]]:
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         out.write_bytes(whole)
-    yield from enumerate(whole.decode("utf-8").splitlines(), start=1)
+    yield from enumerate(whole.decode("utf-8").removesuffix("\n").split("\n") if whole else (), start=1)

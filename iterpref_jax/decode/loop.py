@@ -87,12 +87,6 @@ class Chunk(NamedTuple):
     drawn_B: Any
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def prepare(model: CachedDecoder, params: Params) -> Params:
-    """Returns the parameters in the form that decoding reads."""
-    return model.prepare(params)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "slots", "columns"))
 def empty_cache(model: CachedDecoder, slots: int, columns: int) -> Cache:
     """Makes the cache, each device its own part."""

@@ -37,23 +37,17 @@ class Sampler:
         tokenizer,
         settings: SamplerSettings,
         eos_ids: Sequence[int] | None = None,
+        *,
+        donate: bool = False,
     ):
         """Takes a fast `transformers` tokenizer; its end-of-sequence token ends completions unless `eos_ids` do.
+
+        With `donate` the arrays of `params` are deleted as they are taken over: two copies need not fit in memory.
 
         Raises:
             UserError: slots do not divide over the mesh, it splits rows' tokens, or no token ends a sequence.
         """
-        shards = 1 if decoder.placement is None else decoder.placement.row_shards()
-        if decoder.placement is not None and (parts := decoder.placement.parts("token_share")) > 1:
-            raise UserError(
-                f"mesh.sequence is {parts}, but decoding computes one token of each row at a time: set it to 1, and "
-                "give its devices to mesh.tensor or mesh.fsdp"
-            )
-        if settings.slots % shards:
-            raise UserError(
-                f"decode.slots is {settings.slots}, but the mesh splits rows {shards} ways; make it a multiple of "
-                f"{shards}"
-            )
+        shards = _row_shards(decoder, settings)
         if eos_ids is None:
             eos_ids = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         if not eos_ids or len(eos_ids) > MAX_STOP_TOKENS:
@@ -61,7 +55,7 @@ class Sampler:
         self._settings, self._eos_ids = settings, tuple(eos_ids)
         self._vocabulary = Vocabulary(tokenizer)
         self._model = CachedDecoder(decoder)
-        self._params = loop.prepare(self._model, params)
+        self._params = self._model.prepare(params, donate=donate)
         self._cache = loop.empty_cache(self._model, settings.slots, settings.context)
         self._shapes = Shapes(
             slots=settings.slots, context=settings.context, tokens=settings.prefill_tokens, row_shards=shards
@@ -173,3 +167,20 @@ class Sampler:
             logprobs=tuple(logprobs[:used]),
             finish_reason=reason,
         )
+
+
+def _row_shards(decoder: Decoder, settings: SamplerSettings) -> int:
+    """Returns how many ways the mesh splits rows; raises UserError for one that slots cannot be split by."""
+    if decoder.placement is None:
+        return 1
+    if (parts := decoder.placement.parts("token_share")) > 1:
+        raise UserError(
+            f"mesh.sequence is {parts}, but decoding computes one token of each row at a time: set it to 1, and "
+            "give its devices to mesh.tensor or mesh.fsdp"
+        )
+    shards = decoder.placement.row_shards()
+    if settings.slots % shards:
+        raise UserError(
+            f"decode.slots is {settings.slots}, but the mesh splits rows {shards} ways; make it a multiple of {shards}"
+        )
+    return shards

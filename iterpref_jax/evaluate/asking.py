@@ -36,7 +36,7 @@ def _asker(client: Client) -> AskOne:
             answer = await client.ask(asked(wanted, sampling))
         except AskFailed as error:
             raise UserError(
-                f"task {wanted.task}, sample {wanted.sample}: the endpoint has no answer: {error}"
+                f"task {wanted.task_id}, sample {wanted.sample}: the endpoint has no answer: {error}"
             ) from error
         text = ended(answer.text, wanted.shown.stops)
         return Written(text=text, finish_reason=answer.finish_reason if text == answer.text else "stop")

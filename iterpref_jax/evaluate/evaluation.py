@@ -53,6 +53,8 @@ class EvaluateSettings:
         for name, least in {"n": 1, "max_new_tokens": 0, "limit": 0, "draws": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"evaluate.seed must be at least 0 and below 2**63, got {self.seed}")
         if not self.pass_at or min(self.pass_at) < 1:
             raise UserError(f"evaluate.pass_at: wanted numbers from 1 on, got {self.pass_at}")
         if min(self.pass_at) > self.n:
@@ -137,8 +139,9 @@ def generate(
 
 def _missing(settings: EvaluateSettings, benchmark: Benchmark, stored: Container[tuple[str, int]]) -> list[Wanted]:
     return [
-        Wanted(shown=prompts.shown(settings.prompt_style, benchmark, task), task=index, sample=sample)
+        Wanted(shown=shown, task_id=task.task_id, task=index, sample=sample)
         for index, task in enumerate(benchmark.tasks)
+        for shown in (prompts.shown(settings.prompt_style, benchmark, task),)
         for sample in range(settings.n)
         if (task.task_id, sample) not in stored
     ]

@@ -24,9 +24,10 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Number `sample` of the answers to what is shown."""
+    """Number `sample` of the answers to what is shown of a task, which messages call `task_id`."""
 
     shown: Shown
+    task_id: str
     task: int
     sample: int
 
@@ -48,17 +49,22 @@ class Generator(Protocol):
 
 
 class BuiltIn:
-    """Our own sampler (`decode.sampler.Sampler`) with the model's tokenizer."""
+    """Our own sampler (`decode.sampler.Sampler`) with the model's tokenizer.
 
-    def __init__(self, sampler: Any, tokenizer: Any):
-        self._sampler, self._tokenizer = sampler, tokenizer
+    `opened()` reads the weights and returns the sampler, once it is known that every prompt fits in its `context`.
+    """
+
+    def __init__(self, opened: Callable[[], Any], tokenizer: Any, context: int):
+        self._opened, self._tokenizer, self._context = opened, tokenizer, context
 
     def generate(self, wanted: Sequence[Wanted], sampling: Sampling) -> Iterator[tuple[int, Written]]:
         from iterpref_jax.decode.request import Request, derived_seed
 
+        prompts = [self._encode(each.shown) for each in wanted]
+        self._check_fit(wanted, [len(prompt) for prompt in prompts], sampling.max_new_tokens)
         requests = [
             Request(
-                prompt=self._encode(each.shown),
+                prompt=prompt,
                 max_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -66,10 +72,19 @@ class BuiltIn:
                 # Of the task and the sample alone: a run that goes on draws what it would have drawn.
                 seed=derived_seed(derived_seed(sampling.seed, each.task), each.sample),
             )
-            for each in wanted
+            for each, prompt in zip(wanted, prompts, strict=True)
         ]
-        for index, completion in self._sampler.generate(requests):
+        for index, completion in self._opened().generate(requests):
             yield index, Written(text=completion.text, finish_reason=completion.finish_reason)
+
+    def _check_fit(self, wanted: Sequence[Wanted], lengths: Sequence[int], max_new_tokens: int) -> None:
+        longest = max(range(len(wanted)), key=lengths.__getitem__)
+        if (need := lengths[longest] + max_new_tokens) > self._context:
+            raise UserError(
+                f"the prompt of task {wanted[longest].task_id} has {lengths[longest]} tokens, an answer up to "
+                f"{max_new_tokens}: together more than decode.context, {self._context}; set "
+                f"--config.decode.context={need}, or fewer with --config.evaluate.max_new_tokens"
+            )
 
     def _encode(self, shown: Shown) -> list[int]:
         if not shown.messages:

@@ -21,6 +21,7 @@ INSTRUCTION = (
 RESPONSE = (
     "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:"
 )
+CHAT = ("evalplus-vllm", "evalplus-openai", "chat")
 NEEDS = {
     "base": "code",
     "raw": "messages",

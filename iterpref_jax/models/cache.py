@@ -7,6 +7,7 @@ Letters: B slot, S cache column, R row, T token, D embed, L layer, K key/value h
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from flax import nnx
 
 from iterpref_jax.models.decoder import Decoder, kinds_of_layers
 from iterpref_jax.models.rope import rotary
-from iterpref_jax.models.transformer import Params, graph_of, module_of
+from iterpref_jax.models.transformer import Params, graph_of, is_norm, module_of
 from iterpref_jax.ops.cached_attention import cached_attention
 
 _COLUMN_DIMS = ("row", "token", "kv_heads", "head_dim")
@@ -37,26 +38,21 @@ class CachedDecoder:
 
     decoder: Decoder
 
-    def prepare(self, params: Params) -> Params:
-        """Returns the parameters as decoding wants them: layers apart, weights in the compute dtype.
+    def prepare(self, params: Params, *, donate: bool = False) -> Params:
+        """Returns the parameters as decoding wants them: layers apart, weights in the compute dtype. Not for jit.
 
-        One array a layer is read in place, where a slice of stacked layers would be copied for every token.
+        One array a layer is read in place, where a slice of stacked layers would be copied for every token. With
+        `donate` each of `params` is deleted once it has been replaced, so that no second copy of all of them exists.
         """
-        dtype = jnp.dtype(self.decoder.compute.compute_dtype)
-
-        def cast(path: tuple, leaf: jax.Array) -> jax.Array:
-            # Norms multiply in float32.
-            return leaf if any("norm" in key.key for key in path) else leaf.astype(dtype)
-
-        params = jax.tree_util.tree_map_with_path(cast, params)
         model = module_of(self.decoder.config, self.decoder.lora, params)
-        stacked, norm = nnx.split(model.layers)[1], nnx.split(model.norm)[1]
-
-        def layer(number: int) -> nnx.State:
-            return jax.tree.map(lambda leaf: leaf[number], stacked)
-
-        layers = [layer(number) for number in range(self.decoder.config.num_hidden_layers)]
-        return {**params, "norm": norm, "layers": layers}
+        flat, structure = jax.tree_util.tree_flatten_with_path(nnx.split(model.layers)[1])
+        stacks = [self._prepared(path, leaf, donate, self.decoder.config.num_hidden_layers) for path, leaf in flat]
+        layers = [jax.tree.unflatten(structure, of_layer) for of_layer in zip(*stacks, strict=True)]
+        rest = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self._prepared(path, leaf, donate),
+            {name: leaf for name, leaf in params.items() if name not in ("layers", "norm")},
+        )
+        return {**rest, "norm": nnx.split(model.norm)[1], "layers": layers}
 
     def init_cache(self, slots: int, columns: int) -> Cache:
         """Returns an empty cache; call it under jit, so that each device makes its own part."""
@@ -128,6 +124,23 @@ class CachedDecoder:
         norm = nnx.merge(graph_of(decoder.config, decoder.lora, "norm"), params["norm"])
         return norm(decoder.pin(x)), tuple(kept)
 
+    def _prepared(self, path: tuple, leaf: jax.Array, donate: bool, layers: int = 0) -> Any:
+        """Returns a parameter in its dtype, of stacked layers one array each."""
+        is_kept = is_norm([str(getattr(key, "key", "")) for key in path])
+        dtype = leaf.dtype if is_kept else jnp.dtype(self.decoder.compute.compute_dtype)
+        if not layers and leaf.dtype == dtype:
+            return leaf
+        made = jax.block_until_ready(_cast(leaf, dtype, layers))
+        if donate:
+            # Waited for above: what is queued still holds its arguments, and outputs of all would be allocated ahead.
+            leaf.delete()
+        return made
+
     def _pin(self, array: jax.Array, dims: tuple[str, ...]) -> jax.Array:
         placement = self.decoder.placement
         return array if placement is None else placement.constrain(array, dims)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _cast(leaf: jax.Array, dtype: jnp.dtype, layers: int) -> Any:
+    return [leaf[layer].astype(dtype) for layer in range(layers)] if layers else leaf.astype(dtype)

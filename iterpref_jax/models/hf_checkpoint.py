@@ -12,6 +12,7 @@ from typing import Any
 
 import google_crc32c
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from iterpref_jax.atomic import replace_text
@@ -24,7 +25,7 @@ from iterpref_jax.models.gguf_file import GgufTensor
 from iterpref_jax.models.hf_config import from_hf, read_config, read_raw, to_hf
 from iterpref_jax.models.safetensors_file import DTYPES, WORDS, PlannedTensor, StoredTensor, write_file
 from iterpref_jax.models.sharded_leaf import StoredLeaf, make_leaf
-from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
+from iterpref_jax.models.transformer import Params, abstract_params, is_norm, param_shardings
 from iterpref_jax.models.weights import Weight, weights
 from iterpref_jax.parallel.rules import Placement
 
@@ -47,8 +48,12 @@ def model_config(folder: str) -> ModelConfig:
     return from_hf(gguf_checkpoint.config_json(gguf)) if gguf else read_config(folder)
 
 
-def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[ModelConfig, Params]:
+def load(
+    folder: str, dtype: str, placement: Placement | None = None, but_norms: str = ""
+) -> tuple[ModelConfig, Params]:
     """Reads config.json and every weight of `folder` as `dtype`, straight into the shards of each device.
+
+    `but_norms` is another dtype of all weights but those of norms: decoding needs no wider one than it computes in.
 
     Host memory beside the shards is a few `BLOCK_BYTES`; each host reads only what its devices hold. `folder` is a
     folder of safetensors, a .gguf file or a folder with one.
@@ -58,13 +63,13 @@ def load(folder: str, dtype: str, placement: Placement | None = None) -> tuple[M
     """
     config = model_config(folder)
     params: Params = {}
-    for path, leaf in leaves(folder, config, dtype, placement):
+    for path, leaf in leaves(folder, config, dtype, placement, but_norms):
         _put(params, path, leaf)
     return config, params
 
 
 def leaves(
-    folder: str, config: ModelConfig, dtype: str, placement: Placement | None = None
+    folder: str, config: ModelConfig, dtype: str, placement: Placement | None = None, but_norms: str = ""
 ) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
     """Yields (path, leaf) of every parameter, read when its turn comes; see `load` for the errors."""
     gguf, shapes = gguf_file(folder), abstract_params(config, dtype)
@@ -76,7 +81,8 @@ def leaves(
         sharding = _at(shardings, weight.path) if shardings else jax.sharding.SingleDeviceSharding(jax.devices()[0])
         tensors = [stored[name] for name in weight.names(config)]
         leaf = StoredLeaf.of(tensors, shape.shape[: len(weight.stack)], weight.to_ours)
-        yield weight.path, make_leaf(leaf, shape.dtype, sharding, BLOCK_BYTES)
+        kind = jnp.dtype(but_norms) if but_norms and not is_norm(weight.path) else shape.dtype
+        yield weight.path, make_leaf(leaf, kind, sharding, BLOCK_BYTES)
 
 
 def save(

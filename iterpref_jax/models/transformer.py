@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -105,6 +106,11 @@ def param_shardings(config: ModelConfig, dtype: str, placement: Placement, lora:
     """Returns the sharding of every parameter under the rules table."""
     shapes, dims = abstract_params(config, dtype, lora), param_dims(config, lora)
     return jax.tree.map(lambda shape, dims: placement.sharding(dims.names, shape.shape), shapes, dims)
+
+
+def is_norm(path: Sequence[str]) -> bool:
+    """Whether the parameter at a path is a norm's: those multiply in float32, whatever dtype computes the rest."""
+    return any("norm" in key for key in path)
 
 
 def module_of(config: ModelConfig, lora: Lora, params: Params) -> Transformer:

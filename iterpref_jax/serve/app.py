@@ -72,10 +72,10 @@ class Api:
         return self._generation(options, [self._prompts.encode(prompt) for prompt in prompts], form, "prompt")
 
     async def chat(self, request: HttpRequest) -> Generation:
-        options, messages = protocol.read_chat(protocol.parse(await request.body()))
+        options, chat = protocol.read_chat(protocol.parse(await request.body()))
         self._check_model(options.model)
         form = ChatForm(self._model, logprobs=options.logprobs, include_usage=options.include_usage)
-        return self._generation(options, [self._prompts.render(messages)], form, "messages")
+        return self._generation(options, [self._prompts.render(chat)], form, "messages")
 
     async def models(self, request: HttpRequest) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [self._about_model()]})

@@ -9,7 +9,7 @@ import jinja2
 import tokenizers
 
 from iterpref_jax.serve.faults import ApiError, too_long
-from iterpref_jax.serve.protocol import Prompt
+from iterpref_jax.serve.protocol import Chat, Prompt
 
 
 class Prompts:
@@ -32,7 +32,7 @@ class Prompts:
             raise ApiError(message, param="prompt", code="invalid_value")
         return _not_empty(prompt, "prompt")
 
-    def render(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+    def render(self, chat: Chat) -> tuple[int, ...]:
         """Returns the ids of a conversation up to where the answer begins, by the tokenizer's chat template."""
         if not self._tokenizer.chat_template:
             message = (
@@ -41,8 +41,14 @@ class Prompts:
             )
             raise ApiError(message, param="messages", code="no_chat_template")
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as error:
+            text = self._tokenizer.apply_chat_template(
+                list(chat.messages),
+                tokenize=False,
+                add_generation_prompt=chat.begins_answer,
+                continue_final_message=chat.continues_last,
+            )
+        # ValueError: a template that leaves the last message out, so that there is nothing to go on with.
+        except (jinja2.TemplateError, ValueError) as error:
             raise ApiError(f"The chat template refuses these messages: {error}", param="messages") from error
         # The template writes the special tokens itself.
         return self._ids(text, special=False, param="messages")

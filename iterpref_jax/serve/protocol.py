@@ -38,6 +38,16 @@ class Options:
     logprobs: bool
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Messages (`role`, `content`), and how the answer follows them: as a new message whose beginning the template
+    writes (`begins_answer`, the usual way), or as more of the last message (`continues_last`)."""
+
+    messages: tuple[dict[str, str], ...]
+    begins_answer: bool
+    continues_last: bool
+
+
 def parse(body: bytes) -> dict[str, Any]:
     """Returns the JSON object of a request's body."""
     try:
@@ -56,16 +66,31 @@ def read_completion(content: Mapping[str, Any]) -> tuple[Options, tuple[Prompt, 
     return _options(found, found.get("max_tokens", COMPLETION_TOKENS), "logprobs" in found), prompts
 
 
-def read_chat(content: Mapping[str, Any]) -> tuple[Options, tuple[dict[str, str], ...]]:
-    """Returns the options of /v1/chat/completions and its messages (`role`, `content`). Raises ApiError (400)."""
+def read_chat(content: Mapping[str, Any]) -> tuple[Options, Chat]:
+    """Returns the options of /v1/chat/completions and its messages. Raises ApiError (400)."""
     found = _read(content, _CHAT)
-    messages = _required(found, "messages")
+    chat = _chat(found)
     if "max_tokens" in found and "max_completion_tokens" in found:
         raise ApiError("Give max_tokens or max_completion_tokens, not both", param="max_tokens")
     if "top_logprobs" in found and not found.get("logprobs"):
         raise ApiError("'top_logprobs' has no effect without 'logprobs': true", param="top_logprobs")
     limit = found.get("max_completion_tokens", found.get("max_tokens"))
-    return _options(found, limit, found.get("logprobs", False)), messages
+    return _options(found, limit, found.get("logprobs", False)), chat
+
+
+def _chat(found: Mapping[str, Any]) -> Chat:
+    chat = Chat(
+        messages=_required(found, "messages"),
+        begins_answer=found.get("add_generation_prompt", True),
+        continues_last=found.get("continue_final_message", False),
+    )
+    if chat.continues_last and chat.begins_answer:
+        message = "'continue_final_message': true needs 'add_generation_prompt': false: no other message begins"
+        raise ApiError(message, param="continue_final_message")
+    if chat.continues_last and (role := chat.messages[-1]["role"]) != "assistant":
+        message = f"'continue_final_message' goes on with an assistant's message; the last one is of the role {role!r}"
+        raise ApiError(message, param="continue_final_message")
+    return chat
 
 
 def _options(found: Mapping[str, Any], max_tokens: int | None, logprobs: bool) -> Options:
@@ -278,6 +303,9 @@ _COMPLETION: dict[str, Read] = _SHARED | {
 _CHAT: dict[str, Read] = _SHARED | {
     "messages": _messages,
     "max_completion_tokens": _whole(1, 2**31 - 1),
+    # vLLM's.
+    "add_generation_prompt": _flag,
+    "continue_final_message": _flag,
     "logprobs": _flag,
     "top_logprobs": _only(0),
     **dict.fromkeys(("metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"), _ignored),

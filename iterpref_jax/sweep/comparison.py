@@ -109,8 +109,9 @@ def _pairs(runs: Sequence[Job]) -> dict[int, dict[str, dict[str, Any]]]:
     """Returns seed -> pair_id -> the pair's row."""
     found = {}
     for job in runs:
-        rows = map(json.loads, (job.folder / HELDOUT / "pairs.jsonl").read_text().splitlines())
-        found[job.seed] = {row["pair_id"]: row for row in rows}
+        # Line by line as the file ends them: what is in a string may end lines for `splitlines`.
+        with (job.folder / HELDOUT / "pairs.jsonl").open(encoding="utf-8") as lines:
+            found[job.seed] = {row["pair_id"]: row for row in map(json.loads, lines)}
     return found
 
 

@@ -25,28 +25,56 @@ def restore_params(run: Run, step: int | str | None) -> tuple[int, Params]:
         UserError: no checkpoint, or not that step (those that exist are named), or one that was damaged.
     """
     step, trained = restore_trained(run, step)
-    return step, joined(parted(run.load_params())[1], trained) if run.decoder.lora.rank else trained
+    if not run.decoder.lora.rank:
+        return step, trained
+    _check_base(run, step)
+    return step, joined(parted(run.load_params())[1], trained)
+
+
+def _check_base(run: Run, step: int) -> None:
+    """Refuses adapters on another base than they were trained on, where that is read from another place than then."""
+    with contextlib.closing(_checkpoints(run)) as checkpoints:
+        about = checkpoints.about(step)
+    if about["config"]["model"]["path"] == run.settings.model.path:
+        return
+    if about["fingerprint"]["weights"] != run.fingerprint["weights"]:
+        raise UserError(
+            f"model.path={run.settings.model.path} holds other weights than the model whose adapters {run.workdir} "
+            f"trained ({about['config']['model']['path']}): name a folder with those"
+        )
 
 
 def restore_trained(run: Run, step: int | str | None) -> tuple[int, Params]:
     """Returns the step and what was trained: all parameters, or the adapters; see `restore_params` for the errors."""
-    folder = str(run.workdir / "checkpoints")
-    # Not writing: a training run may be saving in this folder right now.
-    with contextlib.closing(
-        Checkpoints(folder, keep=run.settings.train.keep_checkpoints, writing=False)
-    ) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
-        step = chosen_step(step, steps, run.workdir, run.settings.train.keep_best)
-        if not isinstance(step, int) or step not in steps:
-            raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
+    with contextlib.closing(_checkpoints(run)) as checkpoints:
+        step = _found_step(run, checkpoints, step)
         config, dtype, lora = run.decoder.config, run.settings.model.param_dtype, run.decoder.lora
         shapes, shardings = (
             parted(tree)[0]
             for tree in (abstract_params(config, dtype, lora), param_shardings(config, dtype, run.placement, lora))
         )
         return step, checkpoints.restore_params(step, shapes, shardings)
+
+
+def find_step(run: Run, step: int | str | None) -> int:
+    """Returns the number of the checkpoint that is meant; see `restore_params` for the errors. No weight is read."""
+    with contextlib.closing(_checkpoints(run)) as checkpoints:
+        return _found_step(run, checkpoints, step)
+
+
+def _checkpoints(run: Run) -> Checkpoints:
+    # Not writing: a training run may be saving in this folder right now.
+    return Checkpoints(str(run.workdir / "checkpoints"), keep=run.settings.train.keep_checkpoints, writing=False)
+
+
+def _found_step(run: Run, checkpoints: Checkpoints, step: int | str | None) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint yet")
+    step = chosen_step(step, steps, run.workdir, run.settings.train.keep_best)
+    if not isinstance(step, int) or step not in steps:
+        raise UserError(f"{checkpoints.folder} has no checkpoint of step {step}; it has {steps}")
+    return step
 
 
 def chosen_step(step: int | str | None, steps: list[int], workdir: epath.Path, keep_best: str) -> int | str:

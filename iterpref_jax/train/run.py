@@ -149,8 +149,8 @@ class RunSettings:
     mesh: MeshSettings
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         if self.optimizer.master and (self.model.param_dtype == "float32" or self.model.lora.rank):
             trained = "adapters, which are float32" if self.model.lora.rank else "float32 parameters"
             raise UserError(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def test_a_chat_style_reaches_the_model_s_template(model, tasks, tmp_path):
     words = (f"--model={model}", "--prompt-style=evalplus-vllm", *SHAPES, "--config.decode.context=1024")
     assert evaluated(tasks, tmp_path / "run", *words) == 0
     assert "markdown code block" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_task_that_does_not_fit_in_the_context_is_named_before_weights_are_read(model, tasks, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=lambda _, names: [name for name in names if name.endswith(".safetensors")])
+    words = (*SHAPES, "--config.evaluate.max_new_tokens=250")
+    assert evaluated(tasks, tmp_path / "run", f"--model={bare}", *words) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search("the prompt of task t/[0-2] has [0-9]+ tokens, an answer up to 250: together more than", said)
 
 
 def behave(request):
@@ -179,7 +189,7 @@ def test_the_best_checkpoint_is_fixed_by_its_number_when_a_run_starts(tasks, tmp
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     opened = []
 
-    def refused(chosen, config):
+    def refused(chosen, config, overrides):
         opened.append(chosen.step)
         raise UserError("not opened here")
 

@@ -71,6 +71,19 @@ def test_a_stopped_job_goes_on_to_the_same_completions(model, prompts, tmp_path,
     assert rows_of(part) == rows_of(tmp_path / "whole.jsonl")
 
 
+def test_characters_that_end_lines_elsewhere_are_text_in_prompts_and_in_completions(model, tmp_path):
+    prompts, out, text = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl", "a\u2028b\u2029c\x85d"
+    prompts.write_text(json.dumps({"prompt": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert sample(model, prompts, out) == 0
+    first, _ = out.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    # As if a completion had held them, and the job had been stopped behind it.
+    out.write_text(json.dumps({**json.loads(first), "completion": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert sample(model, prompts, out) == 0
+    lines = out.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert [json.loads(line)["prompt"] for line in lines] == [text, text]
+    assert json.loads(lines[0])["completion"] == text
+
+
 def test_a_finished_job_samples_nothing_again(model, prompts, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     sample(model, prompts, out)

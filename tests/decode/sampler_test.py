@@ -1,6 +1,8 @@
 """The sampler: a completion depends on its request alone, and ends where it should."""
 
+import dataclasses
 import functools
+import gc
 import random
 
 import jax
@@ -12,8 +14,10 @@ from iterpref_jax.decode import loop
 from iterpref_jax.decode.request import Request, join
 from iterpref_jax.decode.sampler import Sampler, SamplerSettings
 from iterpref_jax.errors import UserError
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.cache import CachedDecoder
 from iterpref_jax.models.decoder import Decoder
-from iterpref_jax.models.transformer import param_shardings
+from iterpref_jax.models.transformer import init_params, param_shardings
 from tests.data import tiny
 from tests.support import models
 from tests.support.meshes import placed
@@ -34,6 +38,35 @@ def model():
 
 def sampler(**changes):
     return Sampler(*model(), TOKENIZER, settings(**changes), eos_ids=EOS)
+
+
+def bits(tree):
+    return [np.asarray(leaf).astype(np.float32) for leaf in jax.tree.leaves(tree)]
+
+
+def test_weights_that_are_read_in_the_compute_dtype_are_those_that_are_cast_to_it(tmp_path):
+    decoder, params = model()
+    decoder = dataclasses.replace(decoder, compute=dataclasses.replace(decoder.compute, compute_dtype="bfloat16"))
+    hf_checkpoint.save(str(tmp_path), decoder.config, params, dtype="float32", copy_from=None, max_shard_gb=1)
+    narrow = hf_checkpoint.load(str(tmp_path), "float32", None, "bfloat16")[1]
+    prepared, later = (CachedDecoder(decoder).prepare(each) for each in (narrow, params))
+    assert [leaf.dtype for leaf in jax.tree.leaves(prepared)] == [leaf.dtype for leaf in jax.tree.leaves(later)]
+    assert all(map(np.array_equal, bits(prepared), bits(later)))
+
+
+def test_a_sampler_that_is_given_its_weights_holds_them_once():
+    decoder = dataclasses.replace(model()[0], compute=dataclasses.replace(model()[0].compute, compute_dtype="bfloat16"))
+    before = live_bytes()
+    params = init_params(decoder.config, 0, "float32")
+    norms = sum(leaf.nbytes for path, leaf in jax.tree.leaves_with_path(params) if "norm" in jax.tree_util.keystr(path))
+    kernels = live_bytes() - before - norms
+    made = Sampler(decoder, params, TOKENIZER, settings(), eos_ids=EOS, donate=True)
+    assert live_bytes() - before == norms + kernels // 2 + sum(leaf.nbytes for leaf in jax.tree.leaves(made._cache))
+
+
+def live_bytes():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
 
 
 @functools.cache

@@ -369,7 +369,7 @@ def test_an_endpoint_is_asked_for_so_many_answers_at_a_time():
         yield ask
 
     shown = Shown(text="x", messages=(), prefill="", stops=())
-    wanted = [Wanted(shown=shown, task=task, sample=sample) for task in range(3) for sample in range(2)]
+    wanted = [Wanted(shown=shown, task_id="t", task=task, sample=sample) for task in range(3) for sample in range(2)]
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4, seed=0)
     found = dict(Endpoint(opened, concurrency=2).generate(wanted, sampling))
     assert [found[i].text for i in range(6)] == ["0/0", "0/1", "1/0", "1/1", "2/0", "2/1"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from iterpref_jax import settings
 from iterpref_jax.errors import UserError
 from iterpref_jax.rounds import server
 from iterpref_jax.rounds.run import Asked, RoundsSettings, as_markdown, server_command
@@ -114,6 +115,18 @@ def test_a_model_that_writes_no_program_ends_the_round_with_what_to_do(model, tm
     assert "no pair came out of this round" in ended.stderr
     report = json.loads((tmp_path / "out" / "round-001" / "generation" / "report.json").read_text())
     assert report["ends"].keys() <= {"malformed", "never_passed"}
+
+
+def test_at_the_defaults_our_own_sampler_holds_every_answer_and_a_prompt_as_long():
+    config = settings.load_config(str(ROOT / "configs" / "base.py"))
+    assert config.decode.context >= 2 * config.generate.max_tokens
+
+
+def test_answers_that_leave_no_room_for_a_prompt_are_refused_before_the_first_round(model, tmp_path, cache):
+    ended = rounds(model, tmp_path / "out", cache, **{"rounds.serve": "", "decode.context": 2048})
+    assert ended.returncode == 1
+    assert "generate.max_tokens = 2048 leaves no room for a prompt in decode.context = 2048" in ended.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_server_that_ends_at_once_is_named_with_what_it_said(model, tmp_path, cache):

@@ -1,7 +1,13 @@
 """The HTTP interface over a scripted sampler: what OpenAI's clients send and what they get."""
 
+import dataclasses
+
 import pytest
 
+from iterpref_jax.codeflow.endpoint import wire
+from iterpref_jax.evaluate import asking, generators
+from iterpref_jax.evaluate.prompts import Shown
+from tests.codeflow.endpoint.asking import SETTINGS
 from tests.serve.scripted import ANSWER, CHAT, CONTEXT, MODEL, ScriptedSampler, client_of, complete, events, ids, table
 from tests.serve.scripted import tokenizer as make_tokenizer
 
@@ -63,6 +69,29 @@ def test_messages_are_written_by_the_tokenizers_chat_template_without_further_sp
         assert complete(client, CHAT, messages=messages).status_code == 200
     text = "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nadd<|end|>\n<|turn|>assistant\n"
     assert list(sampler.submitted[0].prompt) == ids(text)
+
+
+def test_the_assistants_last_message_is_gone_on_with_if_the_request_says_so():
+    sampler = ScriptedSampler()
+    messages = [{"role": "user", "content": "add"}, {"role": "assistant", "content": "Here:\n```python\n"}]
+    fields = {"add_generation_prompt": False, "continue_final_message": True}
+    with client_of(sampler) as client:
+        answer = complete(client, CHAT, messages=messages, **fields).json()
+        complete(client, CHAT, messages=messages, add_generation_prompt=False)
+    text = "<|turn|>user\nadd<|end|>\n<|turn|>assistant\nHere:\n```python\n"
+    assert [list(each.prompt) for each in sampler.submitted] == [ids(text), ids(f"{text}<|end|>\n")]
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_what_eval_asks_an_endpoint_for_an_answer_that_is_begun_is_taken():
+    shown = Shown(text="", messages=(("user", "add"),), prefill="```python\n", stops=())
+    sampling = generators.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4, seed=0)
+    wanted = generators.Wanted(shown=shown, task_id="t", task=0, sample=0)
+    body = wire.body_of(asking.asked(wanted, sampling), dataclasses.replace(SETTINGS, model=MODEL), usage=True)[1]
+    sampler = ScriptedSampler()
+    with client_of(sampler) as client:
+        assert client.post(CHAT, json=body).status_code == 200
+    assert list(sampler.submitted[0].prompt) == ids("<|turn|>user\nadd<|end|>\n<|turn|>assistant\n```python\n")
 
 
 def test_a_tokenizer_that_cuts_or_pads_does_neither_to_a_prompt():

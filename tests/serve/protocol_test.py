@@ -142,6 +142,9 @@ def test_an_answer_can_be_sent_back_as_a_message(client):
         (COMPLETIONS, {"stream_options": {"include_usage": True}}, "no effect without 'stream'"),
         (CHAT, {"top_logprobs": 0}, "no effect without 'logprobs'"),
         (CHAT, {"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens or max_completion_tokens, not both"),
+        (CHAT, {"continue_final_message": True}, "needs 'add_generation_prompt': false"),
+        (CHAT, {"continue_final_message": True, "add_generation_prompt": False}, "the last one is of the role 'user'"),
+        (COMPLETIONS, {"continue_final_message": True}, "Unknown field 'continue_final_message'"),
         (COMPLETIONS, {"stream": True, "stream_options": {"usage": True}}, "Unknown field 'stream_options.usage'"),
     ],
 )

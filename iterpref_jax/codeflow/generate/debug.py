@@ -8,7 +8,7 @@ from typing import Any
 
 from iterpref_jax.codeflow.draws import draw
 from iterpref_jax.codeflow.endpoint import AskFailed, MalformedAnswer
-from iterpref_jax.codeflow.generate.outcome import ENDS, Outcome, Step
+from iterpref_jax.codeflow.generate.outcome import ASK_FAILED, ENDS, Outcome, Step
 from iterpref_jax.codeflow.generate.settings import GenerateSettings
 from iterpref_jax.codeflow.generate.tasks import Seed
 from iterpref_jax.codeflow.generate.verdicts import Verdicts
@@ -67,7 +67,7 @@ class Solver:
         except MalformedAnswer as error:
             return draft.outcome("malformed", str(error))
         except AskFailed as error:
-            return draft.outcome("ask_failed", str(error))
+            return draft.outcome(ASK_FAILED, str(error))
         return draft.outcome("paired", "")
 
     async def _debug(self, draft: _Draft) -> None:

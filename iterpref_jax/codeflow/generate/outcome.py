@@ -24,7 +24,8 @@ ENDS = {
     "low_test_score": "the judge gave the tests less than generate.min_test_score",
 }
 # Ends that the next start of the same command may change.
-OPEN = ("ask_failed", "sandbox_error")
+ASK_FAILED = "ask_failed"
+OPEN = (ASK_FAILED, "sandbox_error")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

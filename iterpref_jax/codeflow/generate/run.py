@@ -30,7 +30,7 @@ from iterpref_jax.codeflow.endpoint import (
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.codeflow.generate import features, judge, lanes, prompts, report, tasks
 from iterpref_jax.codeflow.generate.debug import Solver
-from iterpref_jax.codeflow.generate.outcome import OPEN, Outcome
+from iterpref_jax.codeflow.generate.outcome import ASK_FAILED, OPEN, Outcome
 from iterpref_jax.codeflow.generate.settings import RunSettings
 from iterpref_jax.codeflow.generate.verdicts import Judge, Verdicts
 from iterpref_jax.codeflow.generate.writer import Writer
@@ -74,7 +74,8 @@ class Run:
         Raises:
             BudgetSpent: after the files were written of what is finished.
             KeyboardInterrupt: on Ctrl-C; all that was paid is in the journal.
-            UserError: bad input, a server that refuses, no server that answers.
+            UserError: bad input, a server that refuses, no server that answers; after the files were written, that
+                no task at all could be asked for.
         """
         # What writes files stays out of the event loop, in which Ctrl-C waits for the end of a turn.
         seeds = self._asking(lambda writer: self._solved(tasks_file, writer))
@@ -90,6 +91,13 @@ class Run:
         report.write(self._folder, made)
         if self._spent is not None:
             raise self._spent
+        if made["about"]["tasks"] and made["ends"].get(ASK_FAILED) == made["about"]["tasks"]:
+            first = next(iter(self._open.values()))
+            raise UserError(
+                f"the endpoint failed every one of {made['about']['tasks']} tasks, the first with {first.detail}; mend "
+                "that (generate.max_tokens and the prompt must fit in the model's context) and start the same command "
+                "again"
+            )
         return made
 
     def _asking(self, work: Callable[[Writer], Coroutine[Any, Any, Value]]) -> Value:

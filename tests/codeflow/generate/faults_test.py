@@ -82,12 +82,18 @@ def test_a_full_disk_is_said_in_one_line_and_with_room_the_next_start_goes_on(un
 
 
 def test_tasks_that_the_endpoint_failed_are_said_and_tried_again(tmp_path):
+    asked = []
+
     def failing(request):
-        return llm_server.refuse(500) if "Write the tests" in request.text else scripted_model.behave(request)
+        if "Write the tests" in request.text:
+            asked.append(request.text)
+            if request.text != asked[0]:
+                return llm_server.refuse(500)
+        return scripted_model.behave(request)
 
     with llm_server.serving(failing) as server:
         words = (TASKS, "--config.endpoint.tries=2", "--config.endpoint.break_after=100")
-        assert "6 tasks failed for the endpoint's or the sandbox's sake" in generate(server, tmp_path, *words)
+        assert "5 tasks failed for the endpoint's or the sandbox's sake" in generate(server, tmp_path, *words)
         server.behave = scripted_model.behave
         assert "sake" not in generate(server, tmp_path, *words)
 
@@ -144,6 +150,15 @@ def test_a_program_that_was_cut_is_asked_again_even_if_it_parses(tmp_path):
         generate(server, tmp_path, TASKS)
         assert sum("could not be read" in text for text in server.texts()) == 6
     assert '"end": "passed_first"' in (tmp_path / "outcomes.jsonl").read_text()
+
+
+def test_a_run_whose_every_task_the_endpoint_failed_ends_with_status_1_and_why(tmp_path):
+    too_long = llm_server.refuse(400, "together more than 2048", code="context_length_exceeded")
+    with llm_server.serving(lambda request: too_long) as server:
+        said = generate(server, tmp_path, TASKS, status=1)
+    assert "the endpoint failed every one of 6 tasks, the first with" in said
+    assert "together more than 2048" in said
+    assert json.loads((tmp_path / "report.json").read_text())["ends"] == {"ask_failed": 6}
 
 
 def test_a_task_of_samples_ends_when_all_are_answered_and_names_the_first_that_failed(tmp_path):
