@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rule
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
-from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models import end_ids, hf_checkpoint
 from iterpref_jax.models.adapters import merged_arrays
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.decoder import Decoder
@@ -54,10 +53,7 @@ class OpenedModel:
             raw_separator="",
         )
         found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:]]
-        for name in ("generation_config.json", "config.json"):
-            file = Path(self.tokenizer_folder) / name
-            stored = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-            found += stored if isinstance(stored, list) else [stored]
+        found += end_ids.read(self.tokenizer_folder)
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
 

@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.errors import UserError
-from iterpref_jax.models import checkpoint_folder, gguf_checkpoint
+from iterpref_jax.models import checkpoint_folder, end_ids, gguf_checkpoint
 from iterpref_jax.models.blocks import BLOCK_BYTES, contiguous
 from iterpref_jax.models.checkpoint_folder import INDEX, SINGLE, TOKENIZER_FILES, gguf_file
 from iterpref_jax.models.config import ModelConfig
@@ -88,6 +88,7 @@ def save(
     copy_from: str | None,
     max_shard_gb: float,
     inert: Mapping[str, Any] = types.MappingProxyType({}),
+    ends: Sequence[int] = (),
     untouched: Collection[str] = (),
     source: str | None = None,
 ) -> None:
@@ -101,6 +102,7 @@ def save(
             `untouched` may be missing.
         copy_from: a folder whose tokenizer and generation files are copied; None copies nothing.
         inert: keys of config.json that the forward pass does not read (`hf_config.inert_fields`, token ids, ...).
+        ends: token ids that end an answer beside those that `inert` and the copied generation_config.json name.
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
         untouched: names of stored tensors that were not trained: their bytes, in their own dtype, come from `source`.
         source: the folder that training started from. A GGUF file has no bytes to copy: its tensors are written like
@@ -117,8 +119,9 @@ def save(
     _write_files(out, tensors, int(max_shard_gb * 1e9))
     if copy_from:
         _copy_tokenizer(Path(copy_from), out)
+    end_ids.write_generation(out, inert, ends)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
-    _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
+    _write_config(out, {**end_ids.joined(inert, ends), **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
 
 
 def fingerprint(folder: str) -> str:

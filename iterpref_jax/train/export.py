@@ -20,7 +20,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
     """Writes config.json, safetensors and tokenizer of one checkpoint (default: the newest) to `out`; returns its step.
 
     Adapters are merged. Tensors that were not trained are copied byte by byte from the model that training began with,
-    unless all are to be of one `dtype`.
+    unless all are to be of one `dtype`. What ended the answers that were trained on ends those of the exported model.
 
     Raises:
         UserError: no checkpoint, or not that step (those that exist are named).
@@ -41,6 +41,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
         copy_from=tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
+        ends=run.dataset.metadata["text"]["eos_ids"][-1:],
         untouched=untouched,
         source=run.model_folder if untouched else None,
     )

@@ -33,12 +33,18 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(dataset, tmp_path_factory):
-    """A small Qwen2 in bfloat16, with the dataset's tokenizer beside it."""
+    """A small Qwen2 in bfloat16 that ends texts with token 7, with the dataset's tokenizer beside it."""
     folder = tmp_path_factory.mktemp("base")
     config = model_config(vocab_size=512, initializer_range=0.05, tie_word_embeddings=True)
     params = init_params(config, 5, "bfloat16")
     hf_checkpoint.save(
-        str(folder), config, params, dtype="bfloat16", copy_from=str(dataset / "tokenizer"), max_shard_gb=1
+        str(folder),
+        config,
+        params,
+        dtype="bfloat16",
+        copy_from=str(dataset / "tokenizer"),
+        max_shard_gb=1,
+        inert={"eos_token_id": 7},
     )
     return folder
 
@@ -104,6 +110,14 @@ def test_an_export_has_merged_kernels_and_the_bytes_of_all_others(finished, base
     tokens = np.random.default_rng(0).integers(0, 500, (1, 30))
     expected = model(torch.tensor(tokens)).logits.detach().numpy()
     np.testing.assert_allclose(logits(finished, tokens), expected, atol=1e-4)
+
+
+def test_an_export_stops_where_its_base_does_and_where_the_training_data_did(finished, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    export(finished, str(tmp_path / "hf"), step=None, dtype="", max_shard_gb=1)
+    trained = finished.dataset.split("train")[0].chosen_ids[-1]
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [7, trained]
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["eos_token_id"] == [7, trained]
 
 
 def logits(run, tokens):
