@@ -22,12 +22,16 @@ Prompt = str | tuple[records.Message, ...]
 
 
 class _Side(NamedTuple):
-    """One completion on its way to tokens; `shift` characters of the fence stand in front of the spans' text."""
+    """One completion on its way to tokens; `shift` characters of the fence stand in front of the spans' text.
+
+    `other` holds the ids of the chosen side: no anchor of the rejected one stands inside their common prefix.
+    """
 
     where: str
     text: str
     shift: int
     spans: tuple[focus_lib.Span, ...]
+    other: np.ndarray | None
 
 
 class Encoder:
@@ -86,7 +90,10 @@ class Encoder:
         both = list(zip(pairs, focuses, strict=True))
         chosen = self._encode_sides([self._side("chosen", pair, pair.chosen, focus.chosen) for pair, focus in both])
         rejected = self._encode_sides(
-            [self._side("rejected", pair, pair.rejected, focus.rejected) for pair, focus in both]
+            [
+                self._side("rejected", pair, pair.rejected, focus.rejected, other=ids)
+                for (pair, focus), (ids, _) in zip(both, chosen, strict=True)
+            ]
         )
         prompts = self._prompts_of(pairs)
         for pair, prompt in zip(pairs, prompts, strict=True):
@@ -100,10 +107,17 @@ class Encoder:
             for pair, prompt, c, r in zip(pairs, prompts, chosen, rejected, strict=True)
         ]
 
-    def _side(self, name: str, pair: records.Pair, text: str, spans: tuple[focus_lib.Span, ...]) -> _Side:
+    def _side(
+        self,
+        name: str,
+        pair: records.Pair,
+        text: str,
+        spans: tuple[focus_lib.Span, ...],
+        other: np.ndarray | None = None,
+    ) -> _Side:
         whole = self.completion_text(text, pair.form)
         shift = len(self.rules.fence_open) if pair.form == "code" else 0
-        return _Side(f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans)
+        return _Side(f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans, other)
 
     def _prompts_of(self, pairs: Sequence[records.Pair]) -> list[np.ndarray]:
         # One task gives many pairs: its prompt is rendered and encoded once.
@@ -142,7 +156,12 @@ class Encoder:
             raise UserError(f"{side.where}: {_difference(side.text, got)}")
         own = np.array([*ids[guard:], *rules.eos_ids], np.int32)
         focus = np.zeros(len(own), np.uint8)
-        for first, last in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+        for first, last, is_anchor in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+            if is_anchor and side.other is not None:
+                # An inserted line mostly begins as the line that it stands before (indentation): up to where the sides
+                # part, both have the same tokens, and a weight there would cancel against the chosen side.
+                first = max(first, schema.common_prefix(own, side.other))
+                last = first + 1
             if last > len(own):
                 raise UserError(
                     f"{side.where}: the focus is an anchor at the end of the text and no token follows it: set "
@@ -152,8 +171,11 @@ class Encoder:
         return own, focus
 
 
-def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int]]:
-    """Yields the tokens [first, last) of each span; `ends` are the tokens' last bytes in the text, plus 1."""
+def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int, bool]]:
+    """Yields the tokens [first, last) of each span, and whether it is an anchor.
+
+    `ends` are the tokens' last bytes in the text, plus 1.
+    """
     if not side.spans:
         return
     places = np.array(side.spans, np.int64) + side.shift
@@ -166,7 +188,7 @@ def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int]]:
     lasts = np.searchsorted(starts[: len(ends)], places[:, 1], side="left")
     for first, last, (start, end) in zip(firsts, lasts, places, strict=True):
         # An anchor marks the first token that ends after it; past the last one that is the end of sequence.
-        yield int(first), int(first) + 1 if start == end else int(last)
+        yield int(first), int(first) + 1 if start == end else int(last), bool(start == end)
 
 
 def _byte_places(text: str) -> np.ndarray:
