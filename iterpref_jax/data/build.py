@@ -33,11 +33,13 @@ from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import pairs as pairing
 from iterpref_jax.codeflow.interrupt import sigterm_interrupts
-from iterpref_jax.data import assemble, chunks, schema, text_rules, tokenize
+from iterpref_jax.data import assemble, build_report, chunks, schema, text_rules, tokenize
 from iterpref_jax.data.chunks import BuildSettings
 from iterpref_jax.errors import UserError
 
 HASH_BYTES = 1 << 20
+# Raised where the same input and settings give other records, so that no build goes on from those of before.
+RECORDS_VERSION = 2
 AHEAD = 2
 
 
@@ -96,6 +98,8 @@ def _build_in(
     assemble.assemble(tools, building / "dataset", count, about)
     os.rename(building / "dataset", out)
     progress.say(f"dataset: {out} (report: {out / 'report.md'})")
+    if leak := build_report.leak_warning(_read_report(out).content):
+        progress.say(f"warning: {leak}")
 
 
 def _local(out: epath.PathLike) -> pathlib.Path:
@@ -116,6 +120,7 @@ def _make_plan(inputs: list[str], settings: BuildSettings, rules: text_rules.Tex
     content["filters"]["benchmarks"] = [_file_hash(path) for path in settings.filters.benchmarks]
     plan = {
         "schema_version": schema.SCHEMA_VERSION,
+        "records_version": RECORDS_VERSION,
         "iterpref_jax": iterpref_jax.__version__,
         "chunk_pairs": chunks.CHUNK_PAIRS,
         "inputs": [_file_hash(path) for path in inputs],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -180,7 +181,12 @@ def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[s
         "pairs": len(examples),
         "bytes": records_path(folder, number, split).stat().st_size,
         "tasks": sorted({example.task for example in examples}),
+        "prompts": dict(sorted(collections.Counter(map(_prompt_key, examples)).items())),
     }
+
+
+def _prompt_key(example: schema.Example) -> str:
+    return hashlib.blake2b(example.prompt_ids.tobytes(), digest_size=8).hexdigest()
 
 
 def _write_marker(folder: pathlib.Path, number: int, about: dict[str, Any]) -> None:

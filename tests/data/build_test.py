@@ -80,6 +80,36 @@ def test_a_task_lies_in_one_split_only(histories, tokenizer_path, tmp_path):
     assert len(tasks["train"] | tasks["eval"]) == 15
 
 
+def _named_apart(path):
+    """15 prompts with two histories each, every history a task of its own."""
+    rows = [dataclasses.replace(one, meta={"task": one.task_id}) for one in tiny.trajectories(30)]
+    records.write_trajectories(path, rows)
+    return path
+
+
+def test_held_out_pairs_whose_prompt_is_trained_on_are_counted_and_warned_of(tokenizer_path, tmp_path, capsys):
+    histories = _named_apart(tmp_path / "histories.jsonl")
+    report = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, eval_fraction=0.4))
+    dataset = schema.open_dataset(tmp_path / "d")
+    train, held_out = ([dataset.split(name)[i] for i in range(report.pairs[name])] for name in ("train", "eval"))
+    known = {one.prompt_ids.tobytes() for one in train}
+    shared = sum(one.prompt_ids.tobytes() in known for one in held_out)
+    assert report.content["eval_pairs_with_train_prompt"] == shared > 0
+    warning = f"{shared} of {len(held_out)} eval pairs have a prompt that train has too"
+    assert warning in capsys.readouterr().err
+    assert warning in (tmp_path / "d" / "report.md").read_text()
+
+
+def test_histories_of_one_prompt_without_named_tasks_lie_in_one_split(tokenizer_path, tmp_path, capsys):
+    rows = [dataclasses.replace(one, meta={}) for one in tiny.trajectories(30)]
+    records.write_trajectories(tmp_path / "histories.jsonl", rows)
+    settings = tiny.build_settings(tokenizer_path, eval_fraction=0.4)
+    report = build.build([tmp_path / "histories.jsonl"], tmp_path / "d", settings)
+    assert report.pairs["eval"] > 0
+    assert report.content["eval_pairs_with_train_prompt"] == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_the_eval_fraction_is_that_of_the_tasks(tokenizer_path):
     settings = tiny.build_settings(tokenizer_path, eval_fraction=0.25)
     splits = collections.Counter(chunks.split_of(f"task {i}", settings) for i in range(4000))
