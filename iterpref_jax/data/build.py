@@ -41,6 +41,7 @@ HASH_BYTES = 1 << 20
 # Raised where the same input and settings give other records, so that no build goes on from those of before.
 RECORDS_VERSION = 2
 AHEAD = 2
+MOST_GARBLED = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +91,15 @@ def _build_in(
     tools = chunks.Tools(encoder=encoder, settings=settings, benchmarks=benchmarks, folder=building / "chunks")
     _make_chunks(tools, _items(inputs, tools), total)
     count = -(-total // chunks.CHUNK_PAIRS)
-    for number in range(count):
-        dropped.update(chunks.whole_marker(tools.folder, number)["dropped"])
+    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
+    for marker in markers:
+        dropped.update(marker["dropped"])
     counts = {rule.name: dropped[rule.name] for rule in filters.RULES}
-    _refuse_empty(tools, count, counts, total)
-    about = {"plan": plan, "inputs": _described(inputs), "dropped": counts}
+    # The first of each rule, in the order of the input.
+    examples = {rule: example for marker in reversed(markers) for rule, example in marker["examples"].items()}
+    _refuse_garbled(markers, counts, examples, settings.text.tokenizer)
+    _refuse_empty(markers, counts, total)
+    about = {"plan": plan, "inputs": _described(inputs), "dropped": counts, "dropped_examples": examples}
     assemble.assemble(tools, building / "dataset", count, about)
     os.rename(building / "dataset", out)
     progress.say(f"dataset: {out} (report: {out / 'report.md'})")
@@ -264,8 +269,22 @@ def _make_in_worker(number: int, group: list[chunks.Item]) -> int:
     return chunks.make_chunk(_worker_tools, number, group)
 
 
-def _refuse_empty(tools: chunks.Tools, count: int, dropped: dict[str, int], total: int) -> None:
-    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
+def _refuse_garbled(
+    markers: list[dict[str, Any]], dropped: dict[str, int], examples: dict[str, str], tokenizer: str
+) -> None:
+    """A text here and there is dropped; where they are many, the tokenizer is at fault, and the rest no sample."""
+    garbled = dropped["not_reversible"]
+    kept = sum(about["pairs"] for marker in markers for about in marker["splits"].values())
+    encoded = kept + sum(dropped[name] for name in ("not_reversible", "prompt_too_long", "too_many_tokens"))
+    if garbled > MOST_GARBLED * encoded:
+        raise UserError(
+            f"the tokenizer at {tokenizer!r} does not give the text of {garbled} of {encoded} pairs back, more than "
+            f"{MOST_GARBLED:.0%}; the first: {examples['not_reversible']}; use a tokenizer that keeps every byte, or "
+            "leave such pairs out"
+        )
+
+
+def _refuse_empty(markers: list[dict[str, Any]], dropped: dict[str, int], total: int) -> None:
     kept = {split: sum(m["splits"][split]["pairs"] for m in markers if split in m["splits"]) for split in chunks.SPLITS}
     if kept["train"]:
         return

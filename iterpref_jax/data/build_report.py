@@ -40,6 +40,7 @@ def make(metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> dict[str
     return {
         "inputs": metadata["inputs"],
         "dropped": metadata["dropped"],
+        "dropped_examples": metadata["dropped_examples"],
         "splits": {name: {key: about[key] for key in ("pairs", "tasks")} for name, about in metadata["splits"].items()},
         "eval_pairs_with_train_prompt": metadata["eval_pairs_with_train_prompt"],
         "lengths": {
@@ -83,6 +84,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     splits = [f"| {name} | {about['pairs']} | {about['tasks']} |" for name, about in report["splits"].items()]
     meanings = {rule.name: rule.meaning for rule in filters.RULES}
     dropped = [f"| `{name}` | {count} | {meanings[name]} |" for name, count in report["dropped"].items()]
+    examples = [f"- `{name}`, the first: {example}" for name, example in report["dropped_examples"].items()]
     full = report["layout_tokens"]["separate"]
     layouts = [f"| {name} | {count} | {count / full:.1%} |" for name, count in report["layout_tokens"].items()]
     parts = [
@@ -90,6 +92,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         ["## Splits", "", "| split | pairs | tasks |", "|---|---|---|", *splits],
         *([[f"**{leak}**"]] if (leak := leak_warning(report)) else []),
         ["## Dropped", "", "| rule | count | meaning |", "|---|---|---|", *dropped],
+        *([examples] if examples else []),
         ["## Tokens a model reads (target_dpo)", "", "| layout | tokens | of separate |", "|---|---|---|", *layouts],
         ["## Shares of tokens", "", *(f"- {name}: {share:.1%}" for name, share in report["shares"].items())],
         [f"- pairs without rejected focus: {report['pairs_without_rejected_focus']}"],

@@ -76,10 +76,13 @@ def make_chunk(tools: Tools, number: int, items: Sequence[Item]) -> int:
     """Writes the files of chunk `number` and returns how many pairs it took in."""
     dropped: collections.Counter[str] = collections.Counter()
     kept: dict[str, list[schema.Example]] = collections.defaultdict(list)
-    for example in _examples(tools, items, dropped):
+    garbled: list[tokenize.Garbled] = []
+    for example in _examples(tools, items, dropped, garbled):
         kept[split_of(example.task, tools.settings)].append(example)
     about = {split: _write_split(tools.folder, number, split, kept[split]) for split in SPLITS if kept[split]}
-    _write_marker(tools.folder, number, {"pairs": len(items), "dropped": dict(dropped), "splits": about})
+    example = {"not_reversible": garbled[0].where} if garbled else {}
+    content = {"pairs": len(items), "dropped": dict(dropped), "examples": example, "splits": about}
+    _write_marker(tools.folder, number, content)
     return len(items)
 
 
@@ -132,7 +135,9 @@ def _record(index: schema.Index, path: pathlib.Path, number: int) -> schema.Exam
         return schema.read_record(file, index, number, record=number)
 
 
-def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[str]) -> Iterator[schema.Example]:
+def _examples(
+    tools: Tools, items: Sequence[Item], dropped: collections.Counter[str], garbled: list[tokenize.Garbled]
+) -> Iterator[schema.Example]:
     kept = []
     for item in items:
         focus, rule = _focus_and_rule(tools, item)
@@ -140,12 +145,14 @@ def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[
             dropped[rule] += 1
         else:
             kept.append((item.pair, focus))
-    for example in tools.encoder.encode_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
-        rule = _token_rule(example, tools.settings)
-        if rule:
+    for found in tools.encoder.try_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
+        if isinstance(found, tokenize.Garbled):
+            dropped["not_reversible"] += 1
+            garbled.append(found)
+        elif rule := _token_rule(found, tools.settings):
             dropped[rule] += 1
         else:
-            yield example
+            yield found
 
 
 def _focus_and_rule(tools: Tools, item: Item) -> tuple[focusing.Focus, str | None]:

@@ -29,7 +29,7 @@ def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path
     assert report.dropped["empty_focus"] == 6
     assert report.pairs == {"train": 60 - 6}
     assert sum(report.dropped.values()) == 6
-    assert len(report.dropped) == 12
+    assert len(report.dropped) == 13
 
 
 def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp_path):
@@ -159,6 +159,38 @@ def test_pairs_that_become_equal_by_normalisation_are_repeats(tmp_path):
     records.write_pairs(tmp_path / "p.jsonl", pairs)
     report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tmp_path / "nfc"))
     assert report.dropped["duplicate"] == 1
+
+
+@pytest.fixture
+def ascii_tokenizer(tmp_path):
+    """A tokenizer that knows no character beyond ASCII."""
+    tiny.metaspace().save_pretrained(tmp_path / "ascii")
+    return tmp_path / "ascii"
+
+
+def _pairs_with(path, garbled, count=20):
+    words = ["ß" if i in garbled else "s" for i in range(count)]
+    pairs = [tiny.pair(f"x = '{word}'\ny = {i}\n", pair_id=f"p{i}", task=f"t{i}") for i, word in enumerate(words)]
+    records.write_pairs(path, pairs)
+    return path
+
+
+def test_a_pair_that_the_tokenizer_cannot_give_back_is_dropped_and_shown(ascii_tokenizer, tmp_path):
+    path = _pairs_with(tmp_path / "p.jsonl", garbled=(9, 17))
+    report = build.build([path], tmp_path / "d", tiny.build_settings(ascii_tokenizer))
+    assert report.dropped["not_reversible"] == 2
+    assert report.pairs == {"train": 18}
+    shown = (tmp_path / "d" / "report.md").read_text()
+    assert "- `not_reversible`, the first: pair 'p9', chosen: the tokenizer does not give the text back" in shown
+
+
+def test_a_tokenizer_that_cannot_give_many_pairs_back_is_refused_by_name(ascii_tokenizer, tmp_path):
+    path = _pairs_with(tmp_path / "p.jsonl", garbled=(9, 11, 17))
+    with pytest.raises(
+        UserError, match=r"tokenizer at '.*ascii' does not give the text of 3 of 20 .*pair 'p9'"
+    ):
+        build.build([path], tmp_path / "d", tiny.build_settings(ascii_tokenizer))
+    assert not (tmp_path / "d").exists()
 
 
 def test_histories_and_pairs_mix(histories, tokenizer_path, tmp_path):
