@@ -111,13 +111,19 @@ def _from_pretrained(auto, path: str):
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """Returns a sha256 of vocabulary, rules, special ids and chat template; padding and truncation do not count."""
+    ids = sorted(tokenizer.all_special_ids), tokenizer.eos_token_id
+    parts = (_encoding(tokenizer), *ids, tokenizer.chat_template)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _encoding(tokenizer) -> str:
+    """Vocabulary and rules: all that text becomes ids by."""
     backend = tokenizer.backend_tokenizer
     if backend.truncation or backend.padding:
         backend = tokenizers.Tokenizer.from_str(backend.to_str())
         backend.no_truncation()
         backend.no_padding()
-    parts = (backend.to_str(), sorted(tokenizer.all_special_ids), tokenizer.eos_token_id, tokenizer.chat_template)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return backend.to_str()
 
 
 def make_rules(settings: TextSettings, tokenizer) -> TextRules:
@@ -152,6 +158,24 @@ def check_tokenizer(tokenizer, rules: TextRules, where: str) -> None:
         raise UserError(
             f"{where}: not the tokenizer that made the records (another vocabulary, special tokens or chat template): "
             "use the copy in the dataset's folder `tokenizer`, or build the dataset anew with this one"
+        )
+
+
+def check_models_tokenizer(own, made, rules: TextRules, where: str) -> None:
+    """Raises UserError if a model's `own` tokenizer reads text otherwise than `made`, with which the records were made.
+
+    A base model often has no chat template: then records may be made with the tokenizer of its instruct model, which
+    may also end texts with another token. A raw text has no template.
+    """
+    if _encoding(own) != _encoding(made):
+        raise UserError(
+            f"{where}: not the tokenizer that made the records (another vocabulary or other rules): build the dataset "
+            "anew with --config.build.text.tokenizer set to this folder, or train the model that the tokenizer is of"
+        )
+    if rules.template == "chat" and own.chat_template and own.get_chat_template() != rules.chat_template:
+        raise UserError(
+            f"{where}: its chat template is not the one that the records were made with: build the dataset anew with "
+            "--config.build.text.tokenizer set to this folder"
         )
 
 
@@ -202,7 +226,7 @@ def _chat_template(tokenizer, settings: TextSettings) -> str:
     if not tokenizer.chat_template:
         raise UserError(
             f'text.template = "chat", but the tokenizer at {settings.tokenizer!r} has no chat template: set "raw", or '
-            "take the instruct model's tokenizer"
+            "take the tokenizer of its instruct model (with the same vocabulary), which the exported model then gets"
         )
     system = [{"role": "system", "content": settings.system}] if settings.system else []
     render(tokenizer, [*system, {"role": "user", "content": "question"}], add_generation_prompt=True)

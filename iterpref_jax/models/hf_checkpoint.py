@@ -89,6 +89,7 @@ def save(
     max_shard_gb: float,
     inert: Mapping[str, Any] = types.MappingProxyType({}),
     ends: Sequence[int] = (),
+    generation_from: str | None = None,
     untouched: Collection[str] = (),
     source: str | None = None,
 ) -> None:
@@ -103,6 +104,7 @@ def save(
         copy_from: a folder whose tokenizer and generation files are copied; None copies nothing.
         inert: keys of config.json that the forward pass does not read (`hf_config.inert_fields`, token ids, ...).
         ends: token ids that end an answer beside those that `inert` and the copied generation_config.json name.
+        generation_from: a folder whose generation_config.json takes the place of the one in `copy_from`.
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
         untouched: names of stored tensors that were not trained: their bytes, in their own dtype, come from `source`.
         source: the folder that training started from. A GGUF file has no bytes to copy: its tensors are written like
@@ -118,7 +120,9 @@ def save(
         stale.unlink(missing_ok=True)
     _write_files(out, tensors, int(max_shard_gb * 1e9))
     if copy_from:
-        _copy_tokenizer(Path(copy_from), out)
+        _copy(Path(copy_from), out, TOKENIZER_FILES)
+    if generation_from:
+        _copy(Path(generation_from), out, (end_ids.GENERATION,))
     end_ids.write_generation(out, inert, ends)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
     _write_config(out, {**end_ids.joined(inert, ends), **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
@@ -225,8 +229,8 @@ def _write_config(out: Path, content: Mapping[str, Any]) -> None:
     replace_text(out / "config.json", json.dumps(content, indent=2) + "\n")
 
 
-def _copy_tokenizer(source: Path, out: Path) -> None:
-    for name in TOKENIZER_FILES:
+def _copy(source: Path, out: Path, names: Sequence[str]) -> None:
+    for name in names:
         if (source / name).exists():
             shutil.copyfile(source / name, out / name)
 

@@ -41,6 +41,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
         copy_from=tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
+        generation_from=run.model_folder or None,
         ends=run.dataset.metadata["text"]["eos_ids"][-1:],
         untouched=untouched,
         source=run.model_folder if untouched else None,

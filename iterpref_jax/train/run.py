@@ -23,7 +23,7 @@ from iterpref_jax.data.pipeline import PipelineSettings, StepSource
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
     TextRules,
-    check_tokenizer,
+    check_models_tokenizer,
     load_tokenizer,
     rules_from_json,
     tokenizer_fingerprint,
@@ -358,7 +358,7 @@ def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> 
     if not model_path:
         _check_exportable(tokenizer, config, rules)
     elif (epath.Path(model_path) / MODEL_TOKENIZER).exists():
-        check_tokenizer(load_tokenizer(model_path), rules, model_path)
+        check_models_tokenizer(load_tokenizer(model_path), tokenizer, rules, model_path)
 
 
 def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:

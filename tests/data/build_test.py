@@ -186,9 +186,7 @@ def test_a_pair_that_the_tokenizer_cannot_give_back_is_dropped_and_shown(ascii_t
 
 def test_a_tokenizer_that_cannot_give_many_pairs_back_is_refused_by_name(ascii_tokenizer, tmp_path):
     path = _pairs_with(tmp_path / "p.jsonl", garbled=(9, 11, 17))
-    with pytest.raises(
-        UserError, match=r"tokenizer at '.*ascii' does not give the text of 3 of 20 .*pair 'p9'"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer at '.*ascii' does not give the text of 3 of 20 .*pair 'p9'"):
         build.build([path], tmp_path / "d", tiny.build_settings(ascii_tokenizer))
     assert not (tmp_path / "d").exists()
 

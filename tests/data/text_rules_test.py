@@ -159,6 +159,26 @@ def test_another_tokenizer_than_the_records_is_refused():
         text_rules.check_tokenizer(tiny.metaspace(), rules, "here")
 
 
+@pytest.mark.parametrize("template", ["chat", "raw"])
+def test_a_base_model_without_template_takes_records_of_its_instruct_models_tokenizer(template):
+    made = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE, eos="<|end|>")
+    text_rules.check_models_tokenizer(tiny.byte_level(), made, _rules(made, template=template), "here")
+
+
+def test_another_template_than_the_records_is_refused_where_they_have_one():
+    made = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE)
+    own = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE + "!")
+    text_rules.check_models_tokenizer(own, made, _rules(made, template="raw"), "here")
+    with pytest.raises(UserError, match="here: its chat template is not the one"):
+        text_rules.check_models_tokenizer(own, made, _rules(made, template="chat"), "here")
+
+
+def test_a_model_of_another_vocabulary_is_refused():
+    made = tiny.byte_level()
+    with pytest.raises(UserError, match="here: not the tokenizer that made the records"):
+        text_rules.check_models_tokenizer(tiny.byte_level(nfc=True), made, _rules(made), "here")
+
+
 @pytest.mark.parametrize("name", tiny.REAL)
 def test_real_tokenizers_keep_their_fingerprint_when_saved(name, tmp_path):
     tokenizer = tiny.real(name)
