@@ -23,6 +23,7 @@ ANSWER_PROBE = "answer9b1f"
 START_PROBES = ("x", " x", "  x", "\tx")
 # All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
 TABLE_PROBE = "x = 'é'\r\n\tif  x:\n\n        return \"😀 漢字\"  # õ ß\n" + "".join(map(chr, range(32, 127)))
+ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,25 +73,70 @@ class TextRules:
 def load_tokenizer(path: str):
     """Returns the fast transformers tokenizer of a folder, a .gguf file or a hub name, local files first.
 
-    Raises UserError if there is none, or only a slow one.
+    A folder's tokenizer.json is what its model was trained with. transformers 5 puts classes that split text their own
+    way in its place for some values of `model_type` (any SentencePiece-like one beside qwen2); then the plain class is
+    taken, which keeps to the file.
+
+    Raises UserError if there is none, or only a slow one, or one that does not read text as its tokenizer.json does.
     """
+    tokenizer = transformers_tokenizer(path)
+    file = _tokenizer_json(str(path))
+    if file is None or _reads_as(tokenizer, file):
+        return tokenizer
+    import transformers
+
+    plain = _loaded(transformers.PreTrainedTokenizerFast, str(path))
+    if not _reads_as(plain, file):
+        raise UserError(
+            f"transformers loads the tokenizer at {str(path)!r} so that it splits text otherwise than its "
+            "tokenizer.json says, in every class: save it once with transformers (save_pretrained) and name that folder"
+        )
+    return plain
+
+
+def transformers_tokenizer(path: str):
+    """Returns what AutoTokenizer makes of `path`, right or wrong; see `load_tokenizer` for the errors."""
     # Without it the import says that torch is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     if not str(path):
         raise UserError("text.tokenizer is empty: name a folder with tokenizer.json, or a hub name")
-    try:
-        tokenizer = _from_pretrained(transformers.AutoTokenizer, str(path))
-    except (OSError, ValueError) as error:
-        wanted = "wanted a folder with tokenizer.json and tokenizer_config.json, or a hub name"
-        raise UserError(f"no tokenizer at {str(path)!r}: {wanted} ({error})") from error
+    tokenizer = _loaded(transformers.AutoTokenizer, str(path))
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer at {str(path)!r} ({type(tokenizer).__name__}) has no fast version: convert it to a "
             "tokenizer.json once (transformers.convert_slow_tokenizer) and name that folder"
         )
     return tokenizer
+
+
+def _loaded(kind, path: str):
+    try:
+        return _from_pretrained(kind, path)
+    except (OSError, ValueError) as error:
+        wanted = "wanted a folder with tokenizer.json and tokenizer_config.json, or a hub name"
+        raise UserError(f"no tokenizer at {path!r}: {wanted} ({error})") from error
+
+
+def _tokenizer_json(path: str) -> str | None:
+    """The file of a folder, or of a hub name that was loaded just now; None where there is none."""
+    import huggingface_hub
+
+    if os.path.isdir(path) or path.endswith(".gguf"):
+        file = os.path.join(path, "tokenizer.json")
+        return file if os.path.exists(file) else None
+    found = huggingface_hub.try_to_load_from_cache(path, "tokenizer.json")
+    return found if isinstance(found, str) else None
+
+
+def _reads_as(tokenizer, file: str) -> bool:
+    written, loaded = tokenizers.Tokenizer.from_file(file), tokenizer.backend_tokenizer
+    written.no_truncation()
+    return all(
+        written.encode(probe, add_special_tokens=False).ids == loaded.encode(probe, add_special_tokens=False).ids
+        for probe in (TABLE_PROBE, *START_PROBES)
+    )
 
 
 def _from_pretrained(auto, path: str):
@@ -219,6 +265,13 @@ def _check_table(plain: tokenizers.Tokenizer, table: list[bytes], guard: str, sk
     if decoded != joined:
         raise UserError(
             f"the tokenizer at {name!r} decodes by rules that are not known here: {decoded!r} != {joined!r}"
+        )
+    ids = plain.encode(guard + ASCII_PROBE, add_special_tokens=False).ids
+    found = b"".join(table[i] for i in ids[skipped:]).decode(errors="replace")
+    if found != ASCII_PROBE:
+        raise UserError(
+            f"the tokenizer at {name!r} does not give plain ASCII text back, so no program either: it makes {found!r} "
+            f"of {ASCII_PROBE!r}; use a tokenizer that keeps every byte"
         )
 
 

@@ -27,6 +27,7 @@ from iterpref_jax.data.text_rules import (
     load_tokenizer,
     rules_from_json,
     tokenizer_fingerprint,
+    transformers_tokenizer,
 )
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
@@ -370,7 +371,7 @@ def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (epath.Path(folder) / "config.json").write_text(json.dumps(to_hf(config)))
-        found = tokenizer_fingerprint(load_tokenizer(folder))
+        found = tokenizer_fingerprint(transformers_tokenizer(folder))
     if found != rules.tokenizer_fingerprint:
         raise UserError(
             f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the "

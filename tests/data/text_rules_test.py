@@ -108,6 +108,31 @@ def test_a_tokenizer_that_strips_spaces_is_refused():
         _rules(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
 
 
+def test_a_tokenizer_that_changes_plain_text_is_refused():
+    spec = json.loads(tiny.byte_level_json())
+    spec["model"]["vocab"] = {token: i for token, i in spec["model"]["vocab"].items() if "~" not in token}
+    spec["model"]["merges"] = [merge for merge in spec["model"]["merges"] if "~" not in "".join(merge)]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    with pytest.raises(UserError, match="does not give plain ASCII text back"):
+        _rules(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+
+
+def _ids_of(tokenizer, text):
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+def test_text_is_read_as_tokenizer_json_says_whatever_class_transformers_picks_beside_the_model(tmp_path):
+    tiny.metaspace().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    text = "def add(a, b):\n    return a + b\n"
+    wanted = _ids_of(tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), text)
+    assert _ids_of(text_rules.transformers_tokenizer(str(tmp_path)), text) != wanted
+    loaded = text_rules.load_tokenizer(str(tmp_path))
+    assert _ids_of(loaded, text) == wanted
+    assert (loaded.eos_token, loaded.is_fast) == ("</s>", True)
+
+
 def test_a_folder_without_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer at .*tokenizer\.json"):
         text_rules.load_tokenizer(str(tmp_path))
