@@ -33,9 +33,9 @@ DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 # Keys that do not change what the forward pass computes (max_position_embeddings only sizes caches, except where a rope
 # needs it; the rest is about generation, saving, other programs, and how other code computes the same).
 _INERT = frozenset(
-    """_attn_implementation _attn_implementation_autoset attn_implementation _name_or_path architectures auto_map bos_token_id cache_implementation
-    chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id max_position_embeddings model_type
-    _model_name_or_path output_attentions output_hidden_states unk_token_id
+    """_attn_implementation _attn_implementation_autoset attn_implementation _name_or_path architectures auto_map
+    bos_token_id cache_implementation chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id
+    max_position_embeddings model_type _model_name_or_path output_attentions output_hidden_states unk_token_id
     gradient_checkpointing keys_to_ignore_at_inference num_labels sep_token_id transformers.js_config unsloth_fixed
     unsloth_version pad_token_id problem_type return_dict tokenizer_class torch_dtype
     transformers_version use_cache""".split()
