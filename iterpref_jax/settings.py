@@ -151,8 +151,8 @@ def _override(config: ml_collections.ConfigDict, word: str) -> None:
 
 
 def _free_form(parents: Sequence[str]) -> bool:
-    """model.init is a config.json in the making (the family's table checks its keys), endpoint.extra a server's."""
-    return list(parents) in (["model", "init"], ["endpoint", "extra"])
+    """model.init is a config.json in the making (its family checks it), the others are a server's and a template's."""
+    return list(parents) in (["model", "init"], ["endpoint", "extra"], ["build", "text", "template_kwargs"])
 
 
 def _parse(text: str, old: Any, path: str) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
 from iterpref_jax.cli.stored import add_step, stored_run
-from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules
+from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules, preset, rules_from_json
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
@@ -27,17 +28,24 @@ from iterpref_jax.train.restore import restore_params, tokenizer_folder
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model with its parameters: where it comes from, in words; and the folder of its tokenizer."""
+    """A model with its parameters: where it comes from, in words; and the folder of its tokenizer.
+
+    `template_kwargs` are those that a run was trained with; a folder's template has its own defaults.
+    """
 
     name: str
     origin: str
     decoder: Decoder
     params: Params
     tokenizer_folder: str
+    template_kwargs: Mapping[str, Any]
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.tokenizer_folder)
+        tokenizer = load_tokenizer(self.tokenizer_folder)
+        if self.template_kwargs:
+            tokenizer.chat_template = preset(tokenizer.get_chat_template(), self.template_kwargs)
+        return tokenizer
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
         return Sampler(self.decoder, self.params, self.tokenizer, shapes, self._end_tokens())
@@ -51,6 +59,7 @@ class OpenedModel:
             fence="none",
             eos="append",
             raw_separator="",
+            template_kwargs={},
         )
         found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:]]
         found += end_ids.read(self.tokenizer_folder)
@@ -84,7 +93,7 @@ def _of_folder(config: Any) -> OpenedModel:
     folder, placement = resolve(model.path), Placement(make_mesh(mesh))
     shape, params = hf_checkpoint.load(folder, model.param_dtype, placement)
     decoder = Decoder(shape, model.compute, placement)
-    return OpenedModel(Path(model.path).name, model.path, decoder, params, folder)
+    return OpenedModel(Path(model.path).name, model.path, decoder, params, folder, {})
 
 
 def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
@@ -93,4 +102,6 @@ def _of_run(workdir: str, step: int | str | None) -> OpenedModel:
     decoder = dataclasses.replace(run.decoder, lora=NO_LORA)
     if run.decoder.lora.rank:
         params = merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
-    return OpenedModel(Path(workdir).name, f"step {step} of {workdir}", decoder, params, tokenizer_folder(run))
+    kwargs = rules_from_json(run.dataset.metadata["text"]).template_kwargs
+    origin = f"step {step} of {workdir}"
+    return OpenedModel(Path(workdir).name, origin, decoder, params, tokenizer_folder(run), kwargs)

@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_type_hints
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jinja2
 import tokenizers
@@ -19,6 +20,8 @@ from iterpref_jax.data import token_bytes
 from iterpref_jax.errors import UserError, did_you_mean
 
 GUARD = "\n"
+# What a template is given in any case.
+WRITTEN = ("messages", "add_generation_prompt")
 ANSWER_PROBE = "answer9b1f"
 START_PROBES = ("x", " x", "  x", "\tx")
 # All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
@@ -30,7 +33,8 @@ ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 class TextSettings:
     """How pairs become text: `tokenizer` is a folder or a hub name; `system` may be empty (no system message).
 
-    `raw_separator` stands between prompt and completion when `template` is "raw".
+    `raw_separator` stands between prompt and completion when `template` is "raw". `template_kwargs` are what the chat
+    template reads beside the messages, such as Qwen3's `enable_thinking`.
     """
 
     tokenizer: str
@@ -39,11 +43,17 @@ class TextSettings:
     fence: Literal["python", "none"]
     eos: Literal["append", "none"]
     raw_separator: str
+    template_kwargs: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if self.template_kwargs and self.template == "raw":
+            raise UserError(
+                f'text.template_kwargs ({", ".join(self.template_kwargs)}) has no effect: text.template is "raw"; '
+                "leave it empty in the config file"
+            )
         for name, kind in get_type_hints(TextSettings).items():
             value, known = getattr(self, name), get_args(kind)
-            if known and value not in known:
+            if get_origin(kind) is Literal and value not in known:
                 raise UserError(
                     f"text.{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(str(value), known)}"
                 )
@@ -59,6 +69,7 @@ class TextRules:
 
     template: str
     chat_template: str
+    template_kwargs: dict[str, Any]
     system: str
     raw_separator: str
     fence_open: str
@@ -180,6 +191,7 @@ def make_rules(settings: TextSettings, tokenizer) -> TextRules:
     return TextRules(
         template=settings.template,
         chat_template=_chat_template(tokenizer, settings) if settings.template == "chat" else "",
+        template_kwargs=settings.template_kwargs,
         system=settings.system,
         raw_separator=settings.raw_separator,
         fence_open="```python\n" if fence else "",
@@ -194,7 +206,10 @@ def make_rules(settings: TextSettings, tokenizer) -> TextRules:
 
 def rules_from_json(stored: dict[str, Any]) -> TextRules:
     """Returns the rules whose `dataclasses.asdict` went through JSON."""
-    fields: dict[str, Any] = stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")}
+    # Records of before there were any have none.
+    fields: dict[str, Any] = (
+        {"template_kwargs": {}} | stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")}
+    )
     return TextRules(**fields)
 
 
@@ -218,18 +233,30 @@ def check_models_tokenizer(own, made, rules: TextRules, where: str) -> None:
             f"{where}: not the tokenizer that made the records (another vocabulary or other rules): build the dataset "
             "anew with --config.build.text.tokenizer set to this folder, or train the model that the tokenizer is of"
         )
-    if rules.template == "chat" and own.chat_template and own.get_chat_template() != rules.chat_template:
+    # An export carries the arguments of its own training in its template.
+    known = (rules.chat_template, preset(rules.chat_template, rules.template_kwargs))
+    if rules.template == "chat" and own.chat_template and own.get_chat_template() not in known:
         raise UserError(
             f"{where}: its chat template is not the one that the records were made with: build the dataset anew with "
             "--config.build.text.tokenizer set to this folder"
         )
 
 
-def render(tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+def preset(template: str, kwargs: Mapping[str, Any]) -> str:
+    """Returns a chat template in which `kwargs` are the defaults of its own variables, for whoever names none."""
+    head = "".join(
+        f"{{%- set {name} = {name} if {name} is defined else {value!r} -%}}\n" for name, value in kwargs.items()
+    )
+    return template if template.startswith(head) else head + template
+
+
+def render(
+    tokenizer, messages: Sequence[dict[str, str]], kwargs: Mapping[str, Any], *, add_generation_prompt: bool
+) -> str:
     """Returns the chat template's text. Raises UserError if the template refuses the messages."""
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
         )
     except jinja2.TemplateError as error:
         roles = [message["role"] for message in messages]
@@ -281,16 +308,34 @@ def _chat_template(tokenizer, settings: TextSettings) -> str:
             f'text.template = "chat", but the tokenizer at {settings.tokenizer!r} has no chat template: set "raw", or '
             "take the tokenizer of its instruct model (with the same vocabulary), which the exported model then gets"
         )
+    template = tokenizer.get_chat_template()
+    _check_kwargs(settings.template_kwargs, template, settings.tokenizer)
     system = [{"role": "system", "content": settings.system}] if settings.system else []
-    render(tokenizer, [*system, {"role": "user", "content": "question"}], add_generation_prompt=True)
-    return tokenizer.get_chat_template()
+    messages = [*system, {"role": "user", "content": "question"}]
+    render(tokenizer, messages, settings.template_kwargs, add_generation_prompt=True)
+    return template
+
+
+def _check_kwargs(kwargs: Mapping[str, Any], template: str, where: str) -> None:
+    """Jinja takes any name in silence: one that the template does not mention would have no effect."""
+    for name, value in kwargs.items():
+        if name in WRITTEN:
+            raise UserError(f"text.template_kwargs.{name} is written by the build itself; leave it out")
+        if not name.isidentifier() or not re.search(rf"\b{name}\b", template):
+            mentioned = re.findall(r"[A-Za-z_]\w*", "".join(re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)))
+            raise UserError(
+                f"text.template_kwargs.{name} has no effect: the chat template of the tokenizer at {where!r} does not "
+                f"mention it{did_you_mean(name, sorted(set(mentioned)))}"
+            )
+        if not isinstance(value, bool | int | float | str | None):
+            raise UserError(f"text.template_kwargs.{name} must be a text, a number, true, false or null, not {value!r}")
 
 
 def _eos_ids(settings: TextSettings, tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
     if settings.eos == "none":
         return ()
     if settings.template == "chat":
-        ids = _end_of_turn(tokenizer, guard, skipped)
+        ids = _end_of_turn(tokenizer, settings.template_kwargs, guard, skipped)
         if ids:
             return ids
     if tokenizer.eos_token_id is None:
@@ -301,10 +346,10 @@ def _eos_ids(settings: TextSettings, tokenizer, guard: str, skipped: int) -> tup
     return (tokenizer.eos_token_id,)
 
 
-def _end_of_turn(tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
+def _end_of_turn(tokenizer, kwargs: Mapping[str, Any], guard: str, skipped: int) -> tuple[int, ...]:
     """Returns what the template writes after an answer, up to its first special token; empty if there is none."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER_PROBE}]
-    _, found, tail = render(tokenizer, turns, add_generation_prompt=False).rpartition(ANSWER_PROBE)
+    _, found, tail = render(tokenizer, turns, kwargs, add_generation_prompt=False).rpartition(ANSWER_PROBE)
     if not found:
         raise UserError("the chat template does not write the assistant's answer as it is: its end cannot be found")
     backend = tokenizer.backend_tokenizer

@@ -81,7 +81,7 @@ class Encoder:
             messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
             if rules.system and messages[0]["role"] != "system":
                 messages = ({"role": "system", "content": rules.system}, *messages)
-            return text_rules.render(self.tokenizer, messages, add_generation_prompt=True)
+            return text_rules.render(self.tokenizer, messages, rules.template_kwargs, add_generation_prompt=True)
         if not isinstance(prompt, str):
             raise UserError('a prompt of messages needs text.template = "chat", it is "raw"')
         return prompt + rules.raw_separator

@@ -90,6 +90,7 @@ def save(
     inert: Mapping[str, Any] = types.MappingProxyType({}),
     ends: Sequence[int] = (),
     generation_from: str | None = None,
+    chat_template: str = "",
     untouched: Collection[str] = (),
     source: str | None = None,
 ) -> None:
@@ -105,6 +106,7 @@ def save(
         inert: keys of config.json that the forward pass does not read (`hf_config.inert_fields`, token ids, ...).
         ends: token ids that end an answer beside those that `inert` and the copied generation_config.json name.
         generation_from: a folder whose generation_config.json takes the place of the one in `copy_from`.
+        chat_template: what becomes chat_template.jinja, which goes before any other template; "" = what is copied.
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
         untouched: names of stored tensors that were not trained: their bytes, in their own dtype, come from `source`.
         source: the folder that training started from. A GGUF file has no bytes to copy: its tensors are written like
@@ -123,6 +125,8 @@ def save(
         _copy(Path(copy_from), out, TOKENIZER_FILES)
     if generation_from:
         _copy(Path(generation_from), out, (end_ids.GENERATION,))
+    if chat_template:
+        (out / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     end_ids.write_generation(out, inert, ends)
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
     _write_config(out, {**end_ids.joined(inert, ends), **to_hf(config), "dtype": dtype, "torch_dtype": dtype})

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from iterpref_jax.data.text_rules import load_tokenizer
+from iterpref_jax.data.text_rules import load_tokenizer, preset, rules_from_json
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import merged, save_peft, trained_names
@@ -27,6 +27,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
     """
     _check_out(run, out)
     step, params = restore_params(run, step)
+    rules = rules_from_json(run.dataset.metadata["text"])
     config, lora, untouched = run.decoder.config, run.decoder.lora, set()
     if lora.rank:
         params = merged(config, lora, params)
@@ -42,7 +43,8 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
         generation_from=run.model_folder or None,
-        ends=run.dataset.metadata["text"]["eos_ids"][-1:],
+        ends=rules.eos_ids[-1:],
+        chat_template=preset(rules.chat_template, rules.template_kwargs) if rules.template_kwargs else "",
         untouched=untouched,
         source=run.model_folder if untouched else None,
     )

@@ -184,6 +184,59 @@ def test_another_tokenizer_than_the_records_is_refused():
         text_rules.check_tokenizer(tiny.metaspace(), rules, "here")
 
 
+THINKING = tiny.CHAT_TEMPLATE.replace(
+    "assistant\n{% endif %}",
+    "assistant\n{% if enable_thinking is defined and enable_thinking is false %}<no thoughts>{% endif %}{% endif %}",
+)
+
+
+def _prompt(tokenizer, **kwargs):
+    question = [{"role": "user", "content": "Q"}]
+    return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True, **kwargs)
+
+
+def test_the_template_is_given_its_arguments():
+    tokenizer = tiny.byte_level(chat_template=THINKING)
+    rules = _rules(tokenizer, template="chat", template_kwargs={"enable_thinking": False})
+    assert tokenize.Encoder(tokenizer, rules).prompt_text("Q").endswith("assistant\n<no thoughts>")
+    assert tokenize.Encoder(tokenizer, _rules(tokenizer, template="chat")).prompt_text("Q").endswith("assistant\n")
+
+
+def test_a_preset_template_has_the_arguments_as_its_defaults_once():
+    tokenizer, kwargs = tiny.byte_level(chat_template=THINKING), {"enable_thinking": False, "name": "it's\n"}
+    plain, without = _prompt(tokenizer), _prompt(tokenizer, enable_thinking=False)
+    tokenizer.chat_template = text_rules.preset(THINKING, kwargs)
+    assert (_prompt(tokenizer), _prompt(tokenizer, enable_thinking=True)) == (without, plain)
+    assert text_rules.preset(tokenizer.chat_template, kwargs) == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"template_kwargs": {"enable_thinkin": False}}, "does not mention it; did you mean 'enable_thinking'"),
+        ({"template_kwargs": {"messages": []}}, "messages is written by the build itself"),
+        ({"template_kwargs": {"enable_thinking": [1]}}, "must be a text, a number, true, false or null"),
+        ({"template_kwargs": {"enable_thinking": False}, "template": "raw"}, r"\(enable_thinking\) has no effect"),
+    ],
+)
+def test_arguments_without_effect_on_the_template_are_refused(changes, reason):
+    with pytest.raises(UserError, match=reason):
+        _rules(tiny.byte_level(chat_template=THINKING), **{"template": "chat"} | changes)
+
+
+def test_rules_of_before_there_were_arguments_are_read():
+    stored = dataclasses.asdict(_rules(tiny.byte_level()))
+    del stored["template_kwargs"]
+    assert text_rules.rules_from_json(stored).template_kwargs == {}
+
+
+def test_an_export_with_the_arguments_in_its_template_goes_on_with_the_same_records():
+    made = tiny.byte_level(chat_template=THINKING)
+    rules = _rules(made, template="chat", template_kwargs={"enable_thinking": False})
+    exported = tiny.byte_level(chat_template=text_rules.preset(THINKING, rules.template_kwargs))
+    text_rules.check_models_tokenizer(exported, made, rules, "here")
+
+
 @pytest.mark.parametrize("template", ["chat", "raw"])
 def test_a_base_model_without_template_takes_records_of_its_instruct_models_tokenizer(template):
     made = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE, eos="<|end|>")

@@ -279,7 +279,7 @@ def test_tokenizer_and_generation_files_are_copied_and_inert_fields_kept(tmp_pat
     assert from_hf(written) == config
 
 
-def test_the_tokenizer_may_come_from_elsewhere_than_the_generation_config(tmp_path):
+def test_tokenizer_template_and_generation_config_may_come_from_three_places(tmp_path):
     write_folder(tmp_path / "in")
     for folder in ("in", "other"):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -287,7 +287,8 @@ def test_the_tokenizer_may_come_from_elsewhere_than_the_generation_config(tmp_pa
         (tmp_path / folder / "generation_config.json").write_text(json.dumps({"top_k": len(folder)}))
     config, params = hf_checkpoint.load(str(tmp_path / "in"), "float32")
     sources = dict(copy_from=str(tmp_path / "other"), generation_from=str(tmp_path / "in"))
-    save(tmp_path / "out", config, params, ends=[9], **sources)
+    save(tmp_path / "out", config, params, ends=[9], chat_template="{{ x }}", **sources)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ x }}"
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "other"
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"top_k": 2, "eos_token_id": 9}
 
