@@ -89,7 +89,8 @@ def _build_in(
     total = _count_pairs(inputs, settings, dropped)
     benchmarks = filters.load_benchmarks(settings.filters)
     tools = chunks.Tools(encoder=encoder, settings=settings, benchmarks=benchmarks, folder=building / "chunks")
-    _make_chunks(tools, _items(inputs, tools), total)
+    pairs = _pairs(inputs, settings, collections.Counter())
+    _make_chunks(tools, chunks.mark_repeats(pairs, encoder), total)
     count = -(-total // chunks.CHUNK_PAIRS)
     markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
     for marker in markers:
@@ -189,21 +190,6 @@ def _count_pairs(inputs: list[str], settings: BuildSettings, skipped: collection
             raise UserError(f"two pairs have the pair_id {pair.pair_id!r} (inputs: {inputs}): make them unique")
         seen.add(pair.pair_id)
     return len(seen)
-
-
-def _items(inputs: list[str], tools: chunks.Tools) -> Iterator[chunks.Item]:
-    seen: set[bytes] = set()
-    for pair in _pairs(inputs, tools.settings, collections.Counter()):
-        pair = _normalized(pair, tools.encoder)
-        key = filters.pair_key(pair)
-        yield chunks.Item(pair, key in seen)
-        seen.add(key)
-
-
-def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
-    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
-    unchanged = chosen is pair.chosen and rejected is pair.rejected
-    return pair if unchanged else dataclasses.replace(pair, chosen=chosen, rejected=rejected)
 
 
 def _make_chunks(tools: chunks.Tools, items: Iterator[chunks.Item], total: int) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from iterpref_jax.atomic import replace_text
@@ -140,38 +140,59 @@ def _examples(
 ) -> Iterator[schema.Example]:
     kept = []
     for item in items:
-        focus, rule = _focus_and_rule(tools, item)
+        focus, rule = focus_and_rule(item, tools.settings, tools.benchmarks)
         if rule:
             dropped[rule] += 1
         else:
             kept.append((item.pair, focus))
     for found in tools.encoder.try_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
-        if isinstance(found, tokenize.Garbled):
-            dropped["not_reversible"] += 1
-            garbled.append(found)
-        elif rule := _token_rule(found, tools.settings):
+        if rule := token_rule(found, tools.settings):
             dropped[rule] += 1
-        else:
+        if isinstance(found, tokenize.Garbled):
+            garbled.append(found)
+        elif not rule:
             yield found
 
 
-def _focus_and_rule(tools: Tools, item: Item) -> tuple[focusing.Focus, str | None]:
-    pair, settings = item.pair, tools.settings
+def focus_and_rule(
+    item: Item, settings: BuildSettings, benchmarks: frozenset[bytes]
+) -> tuple[focusing.Focus, str | None]:
+    """Returns the focus of a pair, and the text rule that drops it, if one does."""
+    pair = item.pair
     focus = focusing.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=pair.form == "text")
     # Workers see a part of the pairs each; the set of those seen before holds this pair or not, as the whole would.
     seen = {filters.pair_key(pair)} if item.is_repeat else set()
     rule = filters.rejecting_rule(
-        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=tools.benchmarks, seen=seen
+        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=benchmarks, seen=seen
     )
     return focus, rule
 
 
-def _token_rule(example: schema.Example, settings: BuildSettings) -> str | None:
-    prompt = len(example.prompt_ids)
+def token_rule(found: schema.Example | tokenize.Garbled, settings: BuildSettings) -> str | None:
+    """Returns the rule on tokens that drops what the encoder made of a pair, if one does."""
+    if isinstance(found, tokenize.Garbled):
+        return "not_reversible"
+    prompt = len(found.prompt_ids)
     if prompt > settings.max_prompt_tokens:
         return "prompt_too_long"
-    longer = max(len(example.chosen_ids), len(example.rejected_ids))
+    longer = max(len(found.chosen_ids), len(found.rejected_ids))
     return "too_many_tokens" if prompt + longer > settings.max_tokens else None
+
+
+def mark_repeats(pairs: Iterable[records.Pair], encoder: tokenize.Encoder | None) -> Iterator[Item]:
+    """Yields the pairs in the form that the encoder reads, and which of them are repeats."""
+    seen: set[bytes] = set()
+    for pair in pairs:
+        pair = pair if encoder is None else _normalized(pair, encoder)
+        key = filters.pair_key(pair)
+        yield Item(pair, key in seen)
+        seen.add(key)
+
+
+def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
+    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
+    unchanged = chosen is pair.chosen and rejected is pair.rejected
+    return pair if unchanged else dataclasses.replace(pair, chosen=chosen, rejected=rejected)
 
 
 def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[schema.Example]) -> dict[str, Any]:
