@@ -140,7 +140,7 @@ def _examples(
 ) -> Iterator[schema.Example]:
     kept = []
     for item in items:
-        focus, rule = focus_and_rule(item, tools.settings, tools.benchmarks)
+        focus, rule = focus_and_rule(item, tools.settings, tools.benchmarks, tools.encoder)
         if rule:
             dropped[rule] += 1
         else:
@@ -155,10 +155,14 @@ def _examples(
 
 
 def focus_and_rule(
-    item: Item, settings: BuildSettings, benchmarks: frozenset[bytes]
+    item: Item, settings: BuildSettings, benchmarks: frozenset[bytes], encoder: tokenize.Encoder | None
 ) -> tuple[focusing.Focus, str | None]:
-    """Returns the focus of a pair, and the text rule that drops it, if one does."""
+    """Returns the focus of a pair, and the rule that drops it before it is tokens, if one does."""
     pair = item.pair
+    longer = max(pair.chosen, pair.rejected, key=len)
+    if encoder is not None and encoder.is_surely_longer(longer, settings.max_tokens):
+        # The time that finding its focus takes is the square of its length.
+        return focusing.Focus(chosen=(), rejected=()), "too_many_tokens"
     focus = focusing.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=pair.form == "text")
     # Workers see a part of the pairs each; the set of those seen before holds this pair or not, as the whole would.
     seen = {filters.pair_key(pair)} if item.is_repeat else set()

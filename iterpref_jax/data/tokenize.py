@@ -68,6 +68,10 @@ class Encoder:
     def __reduce__(self):
         return Encoder, (self.tokenizer, self.rules)
 
+    def is_surely_longer(self, text: str, tokens: int) -> bool:
+        """Whether `text` cannot fit so many tokens, however long each is; False says nothing."""
+        return len(text) > tokens * int(self._lengths.max())
+
     def normalize(self, text: str) -> str:
         """Returns `text` in the tokenizer's Unicode form; spans must be found in this text."""
         if self._normalizer is None or text.isascii():

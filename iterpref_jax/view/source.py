@@ -165,7 +165,7 @@ def _views(
     words = None if encoder is None else view.vocabulary(encoder.tokenizer, encoder.rules)
     benchmarks = filters.load_benchmarks(build.filters)
     for record, item in chosen:
-        pair, (focus, rule) = item.pair, chunks.focus_and_rule(item, build, benchmarks)
+        pair, (focus, rule) = item.pair, chunks.focus_and_rule(item, build, benchmarks, encoder)
         found = None if encoder is None else encoder.try_pairs([pair], [focus])[0]
         rule = rule or (chunks.token_rule(found, build) if found else None)
         if isinstance(found, schema.Example) and encoder is not None and words is not None:

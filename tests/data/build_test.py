@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.pairs import PairSettings
 from iterpref_jax.data import build, build_report, chunks, schema, tfrecord
@@ -135,6 +136,16 @@ def test_long_pairs_are_dropped_and_never_cut(histories, tokenizer_path, tmp_pat
     report = build.build([histories], tmp_path / "short", tiny.build_settings(tokenizer_path, max_tokens=limit))
     assert report.dropped["too_many_tokens"] == (totals > limit).sum() > 0
     assert report.pairs["train"] == (totals <= limit).sum()
+
+
+def test_the_focus_of_a_pair_that_is_too_long_by_far_is_not_looked_for(tokenizer_path, tmp_path, monkeypatch):
+    sought, find = [], focusing.find_focus
+    monkeypatch.setattr(focusing, "find_focus", lambda *words, **more: sought.append(words[3]) or find(*words, **more))
+    pairs = [tiny.pair("x = 1\n" * n, "y = 2\n" * n, pair_id=f"p{n}") for n in (3, 100_000)]
+    records.write_pairs(tmp_path / "p.jsonl", pairs)
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tokenizer_path))
+    assert sought == ["p3"]
+    assert report.dropped["too_many_tokens"] == 1
 
 
 def test_long_prompts_are_counted_apart(histories, tokenizer_path, tmp_path):
