@@ -15,7 +15,7 @@ from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rule
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
-from iterpref_jax.models import end_ids, hf_checkpoint
+from iterpref_jax.models import generation_files, hf_checkpoint
 from iterpref_jax.models.adapters import merged_arrays
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.decoder import Decoder
@@ -62,7 +62,7 @@ class OpenedModel:
             template_kwargs={},
         )
         found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:]]
-        found += end_ids.read(self.tokenizer_folder)
+        found += generation_files.read(self.tokenizer_folder)
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
 

@@ -10,6 +10,7 @@ from iterpref_jax.data.text_rules import load_tokenizer, preset, rules_from_json
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import merged, save_peft, trained_names
+from iterpref_jax.models.generation_files import Generation
 from iterpref_jax.models.hf_config import inert_fields
 from iterpref_jax.models.weights import weights
 from iterpref_jax.train.restore import restore_params, restore_trained, tokenizer_folder
@@ -27,7 +28,6 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
     """
     _check_out(run, out)
     step, params = restore_params(run, step)
-    rules = rules_from_json(run.dataset.metadata["text"])
     config, lora, untouched = run.decoder.config, run.decoder.lora, set()
     if lora.rank:
         params = merged(config, lora, params)
@@ -42,9 +42,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
         copy_from=tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
-        generation_from=run.model_folder or None,
-        ends=rules.eos_ids[-1:],
-        chat_template=preset(rules.chat_template, rules.template_kwargs) if rules.template_kwargs else "",
+        generation=_generation(run),
         untouched=untouched,
         source=run.model_folder if untouched else None,
     )
@@ -72,6 +70,13 @@ def export_adapters(run: Run, out: str, *, step: int | str | None) -> int:
 def _check_out(run: Run, out: str) -> None:
     if run.model_folder and epath.Path(out).resolve() == epath.Path(run.model_folder).resolve():
         raise UserError(f"{out} is the model that training started from: export to another folder")
+
+
+def _generation(run: Run) -> Generation:
+    """What answers of the training data ended with, and how they were asked for."""
+    rules = rules_from_json(run.dataset.metadata["text"])
+    template = preset(rules.chat_template, rules.template_kwargs) if rules.template_kwargs else ""
+    return Generation(ends=rules.eos_ids[-1:], config_from=run.model_folder or None, chat_template=template)
 
 
 def _inert_fields(run: Run) -> dict[str, Any]:

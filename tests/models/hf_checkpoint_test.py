@@ -253,7 +253,7 @@ def test_an_interrupted_export_over_an_old_one_does_not_look_whole(at, tmp_path,
 
     with monkeypatch.context() as patch:
         if at == "tokenizer":
-            patch.setattr(hf_checkpoint, "_copy", stop)
+            patch.setattr(hf_checkpoint, "_copy_tokenizer", stop)
         leaves = params if at == "tokenizer" else jax.tree.map(stopping, params)
         with pytest.raises(Interrupted):
             save(tmp_path / "out", config, leaves, max_shard_gb=1e-5, copy_from=str(tmp_path / "in"))
@@ -277,20 +277,6 @@ def test_tokenizer_and_generation_files_are_copied_and_inert_fields_kept(tmp_pat
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (written["eos_token_id"], written["dtype"], written["torch_dtype"]) == (7, "bfloat16", "bfloat16")
     assert from_hf(written) == config
-
-
-def test_tokenizer_template_and_generation_config_may_come_from_three_places(tmp_path):
-    write_folder(tmp_path / "in")
-    for folder in ("in", "other"):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / "tokenizer.json").write_text(folder)
-        (tmp_path / folder / "generation_config.json").write_text(json.dumps({"top_k": len(folder)}))
-    config, params = hf_checkpoint.load(str(tmp_path / "in"), "float32")
-    sources = dict(copy_from=str(tmp_path / "other"), generation_from=str(tmp_path / "in"))
-    save(tmp_path / "out", config, params, ends=[9], chat_template="{{ x }}", **sources)
-    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ x }}"
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "other"
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"top_k": 2, "eos_token_id": 9}
 
 
 @pytest.mark.parametrize("file", ["config.json", "part-0.safetensors", "part-1.safetensors"])
