@@ -42,7 +42,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "items": [(build, "_make_chunks")],
     "focus": [(focus, "find_focus")],
     "filters": [(filters, "rejecting_rule")],
-    "tokens": [(tokenize.Encoder, "encode_pairs")],
+    "tokens": [(tokenize.Encoder, "try_pairs")],
     "records": [(schema, "serialize"), (schema, "counts"), (tfrecord, "write_records")],
     "finish": [(assemble, "assemble")],
 }

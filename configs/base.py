@@ -122,6 +122,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     build.text = text = ml_collections.ConfigDict()
     text.tokenizer = ""  # a folder or hub name
     text.template = "chat"  # raw
+    text.template_kwargs = ml_collections.ConfigDict()  # what the chat template reads beside the messages
     text.system = ""  # the system message; empty = the template's own
     text.fence = "python"  # how bare programs are wrapped; none
     text.eos = "append"  # none
@@ -288,6 +289,8 @@ def make_tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.build.text.tokenizer = config.build.text.tokenizer
     config.model.path = ""
     config.model.init = tiny_shape()
+    # A tokenizer of its own has a plain template, if any.
+    config.build.text.template_kwargs = ml_collections.ConfigDict()
     # The tiny shape has no experts.
     config.objective.router_aux_loss_coef = 0.0
     config.model.compute.compute_dtype = "float32"

@@ -24,5 +24,7 @@ def get_config(arg: str = ""):
     config = base.get_config()
     config.model.path = "Qwen/Qwen3-8B"
     config.build.text.tokenizer = config.model.get_oneway_ref("path")
+    # Its records are answers alone; with thinking on, the prompt would ask for thoughts first.
+    config.build.text.template_kwargs.update(enable_thinking=False)
     config.plan.model.update(SHAPE, _name_or_path=config.model.path)
     return base.make_tiny(config) if options.tiny else config

@@ -163,8 +163,9 @@ def _section(node: ml_collections.ConfigDict, key: str) -> Any:
 
 
 def _free_form(parents: Sequence[str]) -> bool:
-    """model.init is a config.json in the making (the family's table checks its keys), endpoint.extra a server's."""
-    return list(parents[:2]) in (["model", "init"], ["endpoint", "extra"])
+    """model.init is a config.json in the making (its family checks it), the others are a server's and a template's."""
+    free = list(parents[:2]) in (["model", "init"], ["endpoint", "extra"])
+    return free or list(parents[:3]) == ["build", "text", "template_kwargs"]
 
 
 def _parse(text: str, old: Any, path: str) -> Any:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
 from iterpref_jax.cli.stored import add_step, of_run, stored_run
-from iterpref_jax.data.text_rules import TextSettings, load_tokenizer, make_rules
+from iterpref_jax.data.text_rules import TextRules, TextSettings, load_tokenizer, make_rules, preset, rules_from_json
 from iterpref_jax.decode.request import SamplerSettings
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
-from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models import generation_files, hf_checkpoint
 from iterpref_jax.models.adapters import merged_arrays
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.decoder import Decoder
@@ -32,7 +31,7 @@ from iterpref_jax.train.restore import find_step, restore_params, tokenizer_fold
 class OpenedModel:
     """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer.
 
-    `template` is what a run's records were built with (`build.text.template`), "" for a folder.
+    `rules` are those that a run's records were made by; a folder has none of its own.
     """
 
     name: str
@@ -40,11 +39,14 @@ class OpenedModel:
     decoder: Decoder
     load: Callable[[], Params]
     tokenizer_folder: str
-    template: str = ""
+    rules: TextRules | None = None
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.tokenizer_folder)
+        tokenizer = load_tokenizer(self.tokenizer_folder)
+        if self.rules and self.rules.template_kwargs:
+            tokenizer.chat_template = preset(tokenizer.get_chat_template(), self.rules.template_kwargs)
+        return tokenizer
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
         """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
@@ -52,9 +54,9 @@ class OpenedModel:
 
     def warn_of_prompts(self, *, chat: bool, remedy: str) -> None:
         """Says so if a model of a run is asked in another form than it was trained in, which says little of it."""
-        if self.template and chat != (self.template == "chat"):
+        if self.rules and chat != (self.rules.template == "chat"):
             asked = "chat messages" if chat else "plain text"
-            trained = f"build.text.template = {self.template}"
+            trained = f"build.text.template = {self.rules.template}"
             warn(f"warning: {self.origin} was trained with {trained}, and is asked with {asked}: {remedy}")
 
     def _end_tokens(self) -> tuple[int, ...]:
@@ -66,12 +68,10 @@ class OpenedModel:
             fence="none",
             eos="append",
             raw_separator="",
+            template_kwargs={},
         )
         found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:]]
-        for name in ("generation_config.json", "config.json"):
-            file = Path(self.tokenizer_folder) / name
-            stored = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-            found += stored if isinstance(stored, list) else [stored]
+        found += generation_files.read(self.tokenizer_folder)
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
@@ -135,5 +135,5 @@ def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> O
             return params
         return merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
 
-    name, origin, template = Path(workdir).name, f"step {number} of {workdir}", run.dataset.metadata["text"]["template"]
-    return OpenedModel(name, origin, decoder, load, tokenizer_folder(run), template)
+    origin, rules = f"step {number} of {workdir}", rules_from_json(run.dataset.metadata["text"])
+    return OpenedModel(Path(workdir).name, origin, decoder, load, tokenizer_folder(run), rules)

@@ -1,6 +1,6 @@
 """The rules that drop a pair, each with a name that the reports count.
 
-The text rules are here; the two rules on tokens need a tokenizer (`data.tokenize`), the two on verdicts belong to
+The text rules are here; the three rules on tokens need a tokenizer (`data.tokenize`), the two on verdicts belong to
 `codeflow.pairs` and the judge. Source of the rules: the paper's section on rule filters, and `RULES` for ours.
 """
 
@@ -53,6 +53,7 @@ RULES = (
     Rule("same_ast", "both sides parse to the same syntax tree"),
     Rule("benchmark_overlap", "the prompt or the code shares an n-gram of words with an evaluation benchmark"),
     Rule("duplicate", "the same prompt, chosen and rejected side came before"),
+    Rule("not_reversible", "the tokenizer does not give a side back byte for byte"),
     Rule("prompt_too_long", "the prompt has more tokens than max_prompt_tokens"),
     Rule("too_many_tokens", "a side has more tokens than allowed"),
 )

@@ -59,8 +59,8 @@ class FocusSettings:
 class Focus:
     """Rising, disjoint character spans [start, end) of both sides.
 
-    A zero-length span (p, p), on the rejected side only, is an anchor: the first token that ends after p, or the
-    end-of-sequence token if p is the end of the text.
+    A zero-length span (p, p), on the rejected side only, is an anchor: the first token that ends after p and is not in
+    the common token prefix of both sides, or the end-of-sequence token if p is the end of the text.
     """
 
     chosen: tuple[Span, ...]

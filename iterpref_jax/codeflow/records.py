@@ -4,7 +4,7 @@
 to say, `source`, `setup_code`, `meta`. A version: `code`, `passed` and, if it failed, `error_type`, `stderr_tail`. The
 verdict of a version is that of `setup_code + code + test_code` run as one script, or as `meta.style` says (a style of
 the sandbox's; "stdin": `test_code` is the JSON text of a list of `{"input", "output"}`). Rows with the same `meta.task`
-belong to one task.
+belong to one task; without it, those with the same instruction do.
 
 `pairs.jsonl`: the fields of `Pair`. `read_pairs` also takes preference data of other projects, in any of TRL's forms
 (`codeflow.preferences`), as JSON Lines, JSON or Parquet.
@@ -54,8 +54,8 @@ class Trajectory:
 
     @property
     def task(self) -> str:
-        """What is split and capped together: several histories of one task share `meta["task"]`."""
-        return self.meta.get("task", self.task_id)
+        """What is split and capped together: several histories of one task share `meta["task"]`, or the instruction."""
+        return self.meta.get("task") or _prompt_task(self.instruction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

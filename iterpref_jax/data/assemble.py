@@ -29,13 +29,20 @@ def assemble(tools: chunks.Tools, folder: pathlib.Path, count: int, about: dict[
     markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
     names = [split for split in chunks.SPLITS if any(split in marker["splits"] for marker in markers)]
     splits = {split: _write_split(tools, folder, split, markers) for split in names}
-    metadata = _metadata(tools, splits, about)
+    metadata = _metadata(tools, splits, about) | {"eval_pairs_with_train_prompt": _shared_prompts(markers)}
     tools.encoder.tokenizer.save_pretrained(folder / "tokenizer")
     _write_tfds_metadata(folder, splits)
     build_report.write(folder, metadata, {name: schema.load_index(folder / schema.index_name(name)) for name in names})
     # Last: a folder with this file is a whole dataset.
     _write_json(folder / schema.METADATA_FILE, metadata)
     return metadata
+
+
+def _shared_prompts(markers: list[dict[str, Any]]) -> int:
+    """Counts the held-out pairs whose prompt train has too, under another task."""
+    parts = {split: [m["splits"][split]["prompts"] for m in markers if split in m["splits"]] for split in chunks.SPLITS}
+    seen = {key for prompts in parts["train"] for key in prompts}
+    return sum(pairs for prompts in parts["eval"] for key, pairs in prompts.items() if key in seen)
 
 
 def _metadata(tools: chunks.Tools, splits: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

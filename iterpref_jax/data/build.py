@@ -33,12 +33,15 @@ from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import pairs as pairing
 from iterpref_jax.codeflow.interrupt import sigterm_interrupts
-from iterpref_jax.data import assemble, chunks, schema, text_rules, tokenize
+from iterpref_jax.data import assemble, build_report, chunks, schema, text_rules, tokenize
 from iterpref_jax.data.chunks import BuildSettings
 from iterpref_jax.errors import UserError
 
 HASH_BYTES = 1 << 20
+# Raised where the same input and settings give other records, so that no build goes on from those of before.
+RECORDS_VERSION = 2
 AHEAD = 2
+MOST_GARBLED = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,16 +89,23 @@ def _build_in(
     total = _count_pairs(inputs, settings, dropped)
     benchmarks = filters.load_benchmarks(settings.filters)
     tools = chunks.Tools(encoder=encoder, settings=settings, benchmarks=benchmarks, folder=building / "chunks")
-    _make_chunks(tools, _items(inputs, tools), total)
+    pairs = _pairs(inputs, settings, collections.Counter())
+    _make_chunks(tools, chunks.mark_repeats(pairs, encoder), total)
     count = -(-total // chunks.CHUNK_PAIRS)
-    for number in range(count):
-        dropped.update(chunks.whole_marker(tools.folder, number)["dropped"])
+    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
+    for marker in markers:
+        dropped.update(marker["dropped"])
     counts = {rule.name: dropped[rule.name] for rule in filters.RULES}
-    _refuse_empty(tools, count, counts, total)
-    about = {"plan": plan, "inputs": _described(inputs), "dropped": counts}
+    # The first of each rule, in the order of the input.
+    examples = {rule: example for marker in reversed(markers) for rule, example in marker["examples"].items()}
+    _refuse_garbled(markers, counts, examples, settings.text.tokenizer)
+    _refuse_empty(markers, counts, total)
+    about = {"plan": plan, "inputs": _described(inputs), "dropped": counts, "dropped_examples": examples}
     assemble.assemble(tools, building / "dataset", count, about)
     os.rename(building / "dataset", out)
     progress.say(f"dataset: {out} (report: {out / 'report.md'})")
+    if leak := build_report.leak_warning(_read_report(out).content):
+        progress.say(f"warning: {leak}")
 
 
 def _local(out: epath.PathLike) -> pathlib.Path:
@@ -116,6 +126,7 @@ def _make_plan(inputs: list[str], settings: BuildSettings, rules: text_rules.Tex
     content["filters"]["benchmarks"] = [_file_hash(path) for path in settings.filters.benchmarks]
     plan = {
         "schema_version": schema.SCHEMA_VERSION,
+        "records_version": RECORDS_VERSION,
         "iterpref_jax": iterpref_jax.__version__,
         "chunk_pairs": chunks.CHUNK_PAIRS,
         "inputs": [_file_hash(path) for path in inputs],
@@ -181,21 +192,6 @@ def _count_pairs(inputs: list[str], settings: BuildSettings, skipped: collection
     return len(seen)
 
 
-def _items(inputs: list[str], tools: chunks.Tools) -> Iterator[chunks.Item]:
-    seen: set[bytes] = set()
-    for pair in _pairs(inputs, tools.settings, collections.Counter()):
-        pair = _normalized(pair, tools.encoder)
-        key = filters.pair_key(pair)
-        yield chunks.Item(pair, key in seen)
-        seen.add(key)
-
-
-def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
-    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
-    unchanged = chosen is pair.chosen and rejected is pair.rejected
-    return pair if unchanged else dataclasses.replace(pair, chosen=chosen, rejected=rejected)
-
-
 def _make_chunks(tools: chunks.Tools, items: Iterator[chunks.Item], total: int) -> None:
     groups = enumerate(iter(lambda: list(itertools.islice(items, chunks.CHUNK_PAIRS)), []))
     done = {
@@ -259,8 +255,22 @@ def _make_in_worker(number: int, group: list[chunks.Item]) -> int:
     return chunks.make_chunk(_worker_tools, number, group)
 
 
-def _refuse_empty(tools: chunks.Tools, count: int, dropped: dict[str, int], total: int) -> None:
-    markers = [chunks.whole_marker(tools.folder, number) for number in range(count)]
+def _refuse_garbled(
+    markers: list[dict[str, Any]], dropped: dict[str, int], examples: dict[str, str], tokenizer: str
+) -> None:
+    """A text here and there is dropped; where they are many, the tokenizer is at fault, and the rest no sample."""
+    garbled = dropped["not_reversible"]
+    kept = sum(about["pairs"] for marker in markers for about in marker["splits"].values())
+    encoded = kept + sum(dropped[name] for name in ("not_reversible", "prompt_too_long", "too_many_tokens"))
+    if garbled > MOST_GARBLED * encoded:
+        raise UserError(
+            f"the tokenizer at {tokenizer!r} does not give the text of {garbled} of {encoded} pairs back, more than "
+            f"{MOST_GARBLED:.0%}; the first: {examples['not_reversible']}; use a tokenizer that keeps every byte, or "
+            "leave such pairs out"
+        )
+
+
+def _refuse_empty(markers: list[dict[str, Any]], dropped: dict[str, int], total: int) -> None:
     kept = {split: sum(m["splits"][split]["pairs"] for m in markers if split in m["splits"]) for split in chunks.SPLITS}
     if kept["train"]:
         return

@@ -40,7 +40,9 @@ def make(metadata: dict[str, Any], indexes: dict[str, schema.Index]) -> dict[str
     return {
         "inputs": metadata["inputs"],
         "dropped": metadata["dropped"],
+        "dropped_examples": metadata["dropped_examples"],
         "splits": {name: {key: about[key] for key in ("pairs", "tasks")} for name, about in metadata["splits"].items()},
+        "eval_pairs_with_train_prompt": metadata["eval_pairs_with_train_prompt"],
         "lengths": {
             name: _distribution(columns[column])
             for name, column in (
@@ -82,18 +84,33 @@ def as_markdown(report: dict[str, Any]) -> str:
     splits = [f"| {name} | {about['pairs']} | {about['tasks']} |" for name, about in report["splits"].items()]
     meanings = {rule.name: rule.meaning for rule in filters.RULES}
     dropped = [f"| `{name}` | {count} | {meanings[name]} |" for name, count in report["dropped"].items()]
+    examples = [f"- `{name}`, the first: {example}" for name, example in report["dropped_examples"].items()]
     full = report["layout_tokens"]["separate"]
     layouts = [f"| {name} | {count} | {count / full:.1%} |" for name, count in report["layout_tokens"].items()]
     parts = [
         ["# Dataset", "", *(f"- {about['name']}: {about['kind']}" for about in report["inputs"])],
         ["## Splits", "", "| split | pairs | tasks |", "|---|---|---|", *splits],
+        *([[f"**{leak}**"]] if (leak := leak_warning(report)) else []),
         ["## Dropped", "", "| rule | count | meaning |", "|---|---|---|", *dropped],
+        *([examples] if examples else []),
         ["## Tokens a model reads (target_dpo)", "", "| layout | tokens | of separate |", "|---|---|---|", *layouts],
         ["## Shares of tokens", "", *(f"- {name}: {share:.1%}" for name, share in report["shares"].items())],
         [f"- pairs without rejected focus: {report['pairs_without_rejected_focus']}"],
         *(_histogram(name, lengths) for name, lengths in report["lengths"].items()),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def leak_warning(report: dict[str, Any]) -> str:
+    """Returns what is to be said of prompts that stand in both splits; "" if there are none."""
+    shared = report["eval_pairs_with_train_prompt"]
+    if not shared:
+        return ""
+    return (
+        f"{shared} of {report['splits']['eval']['pairs']} eval pairs have a prompt that train has too, under another "
+        "task: held-out numbers will be too good. Give histories and pairs of one question the same task (meta.task of "
+        "a trajectory, task of a pair; without one, equal prompts are one task) and build again."
+    )
 
 
 def _distribution(lengths: np.ndarray) -> dict[str, Any]:

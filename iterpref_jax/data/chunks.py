@@ -9,10 +9,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from iterpref_jax.atomic import replace_text
@@ -75,10 +76,13 @@ def make_chunk(tools: Tools, number: int, items: Sequence[Item]) -> int:
     """Writes the files of chunk `number` and returns how many pairs it took in."""
     dropped: collections.Counter[str] = collections.Counter()
     kept: dict[str, list[schema.Example]] = collections.defaultdict(list)
-    for example in _examples(tools, items, dropped):
+    garbled: list[tokenize.Garbled] = []
+    for example in _examples(tools, items, dropped, garbled):
         kept[split_of(example.task, tools.settings)].append(example)
     about = {split: _write_split(tools.folder, number, split, kept[split]) for split in SPLITS if kept[split]}
-    _write_marker(tools.folder, number, {"pairs": len(items), "dropped": dict(dropped), "splits": about})
+    example = {"not_reversible": garbled[0].where} if garbled else {}
+    content = {"pairs": len(items), "dropped": dict(dropped), "examples": example, "splits": about}
+    _write_marker(tools.folder, number, content)
     return len(items)
 
 
@@ -131,39 +135,68 @@ def _record(index: schema.Index, path: pathlib.Path, number: int) -> schema.Exam
         return schema.read_record(file, index, number, record=number)
 
 
-def _examples(tools: Tools, items: Sequence[Item], dropped: collections.Counter[str]) -> Iterator[schema.Example]:
+def _examples(
+    tools: Tools, items: Sequence[Item], dropped: collections.Counter[str], garbled: list[tokenize.Garbled]
+) -> Iterator[schema.Example]:
     kept = []
     for item in items:
-        focus, rule = _focus_and_rule(tools, item)
+        focus, rule = focus_and_rule(item, tools.settings, tools.benchmarks, tools.encoder)
         if rule:
             dropped[rule] += 1
         else:
             kept.append((item.pair, focus))
-    for example in tools.encoder.encode_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
-        rule = _token_rule(example, tools.settings)
-        if rule:
+    for found in tools.encoder.try_pairs([pair for pair, _ in kept], [focus for _, focus in kept]):
+        if rule := token_rule(found, tools.settings):
             dropped[rule] += 1
-        else:
-            yield example
+        if isinstance(found, tokenize.Garbled):
+            garbled.append(found)
+        elif not rule:
+            yield found
 
 
-def _focus_and_rule(tools: Tools, item: Item) -> tuple[focusing.Focus, str | None]:
-    pair, settings = item.pair, tools.settings
+def focus_and_rule(
+    item: Item, settings: BuildSettings, benchmarks: frozenset[bytes], encoder: tokenize.Encoder | None
+) -> tuple[focusing.Focus, str | None]:
+    """Returns the focus of a pair, and the rule that drops it before it is tokens, if one does."""
+    pair = item.pair
+    longer = max(pair.chosen, pair.rejected, key=len)
+    if encoder is not None and encoder.is_surely_longer(longer, settings.max_tokens):
+        # The time that finding its focus takes is the square of its length.
+        return focusing.Focus(chosen=(), rejected=()), "too_many_tokens"
     focus = focusing.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=pair.form == "text")
     # Workers see a part of the pairs each; the set of those seen before holds this pair or not, as the whole would.
     seen = {filters.pair_key(pair)} if item.is_repeat else set()
     rule = filters.rejecting_rule(
-        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=tools.benchmarks, seen=seen
+        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=benchmarks, seen=seen
     )
     return focus, rule
 
 
-def _token_rule(example: schema.Example, settings: BuildSettings) -> str | None:
-    prompt = len(example.prompt_ids)
+def token_rule(found: schema.Example | tokenize.Garbled, settings: BuildSettings) -> str | None:
+    """Returns the rule on tokens that drops what the encoder made of a pair, if one does."""
+    if isinstance(found, tokenize.Garbled):
+        return "not_reversible"
+    prompt = len(found.prompt_ids)
     if prompt > settings.max_prompt_tokens:
         return "prompt_too_long"
-    longer = max(len(example.chosen_ids), len(example.rejected_ids))
+    longer = max(len(found.chosen_ids), len(found.rejected_ids))
     return "too_many_tokens" if prompt + longer > settings.max_tokens else None
+
+
+def mark_repeats(pairs: Iterable[records.Pair], encoder: tokenize.Encoder | None) -> Iterator[Item]:
+    """Yields the pairs in the form that the encoder reads, and which of them are repeats."""
+    seen: set[bytes] = set()
+    for pair in pairs:
+        pair = pair if encoder is None else _normalized(pair, encoder)
+        key = filters.pair_key(pair)
+        yield Item(pair, key in seen)
+        seen.add(key)
+
+
+def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
+    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
+    unchanged = chosen is pair.chosen and rejected is pair.rejected
+    return pair if unchanged else dataclasses.replace(pair, chosen=chosen, rejected=rejected)
 
 
 def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[schema.Example]) -> dict[str, Any]:
@@ -180,7 +213,12 @@ def _write_split(folder: pathlib.Path, number: int, split: str, examples: list[s
         "pairs": len(examples),
         "bytes": records_path(folder, number, split).stat().st_size,
         "tasks": sorted({example.task for example in examples}),
+        "prompts": dict(sorted(collections.Counter(map(_prompt_key, examples)).items())),
     }
+
+
+def _prompt_key(example: schema.Example) -> str:
+    return hashlib.blake2b(example.prompt_ids.tobytes(), digest_size=8).hexdigest()
 
 
 def _write_marker(folder: pathlib.Path, number: int, about: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_type_hints
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jinja2
 import tokenizers
@@ -19,17 +20,21 @@ from iterpref_jax.data import token_bytes
 from iterpref_jax.errors import UserError, did_you_mean
 
 GUARD = "\n"
+# What a template is given in any case.
+WRITTEN = ("messages", "add_generation_prompt")
 ANSWER_PROBE = "answer9b1f"
 START_PROBES = ("x", " x", "  x", "\tx")
 # All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
 TABLE_PROBE = "x = 'é'\r\n\tif  x:\n\n        return \"😀 漢字\"  # õ ß\n" + "".join(map(chr, range(32, 127)))
+ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
     """How pairs become text: `tokenizer` is a folder or a hub name; `system` may be empty (no system message).
 
-    `raw_separator` stands between prompt and completion when `template` is "raw".
+    `raw_separator` stands between prompt and completion when `template` is "raw". `template_kwargs` are what the chat
+    template reads beside the messages, such as Qwen3's `enable_thinking`.
     """
 
     tokenizer: str
@@ -38,11 +43,17 @@ class TextSettings:
     fence: Literal["python", "none"]
     eos: Literal["append", "none"]
     raw_separator: str
+    template_kwargs: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if self.template_kwargs and self.template == "raw":
+            raise UserError(
+                f'text.template_kwargs ({", ".join(self.template_kwargs)}) has no effect: text.template is "raw"; '
+                "leave it empty in the config file"
+            )
         for name, kind in get_type_hints(TextSettings).items():
             value, known = getattr(self, name), get_args(kind)
-            if known and value not in known:
+            if get_origin(kind) is Literal and value not in known:
                 raise UserError(
                     f"text.{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(str(value), known)}"
                 )
@@ -58,6 +69,7 @@ class TextRules:
 
     template: str
     chat_template: str
+    template_kwargs: dict[str, Any]
     system: str
     raw_separator: str
     fence_open: str
@@ -72,25 +84,70 @@ class TextRules:
 def load_tokenizer(path: str):
     """Returns the fast transformers tokenizer of a folder, a .gguf file or a hub name, local files first.
 
-    Raises UserError if there is none, or only a slow one.
+    A folder's tokenizer.json is what its model was trained with. transformers 5 puts classes that split text their own
+    way in its place for some values of `model_type` (any SentencePiece-like one beside qwen2); then the plain class is
+    taken, which keeps to the file.
+
+    Raises UserError if there is none, or only a slow one, or one that does not read text as its tokenizer.json does.
     """
+    tokenizer = transformers_tokenizer(path)
+    file = _tokenizer_json(str(path))
+    if file is None or _reads_as(tokenizer, file):
+        return tokenizer
+    import transformers
+
+    plain = _loaded(transformers.PreTrainedTokenizerFast, str(path))
+    if not _reads_as(plain, file):
+        raise UserError(
+            f"transformers loads the tokenizer at {str(path)!r} so that it splits text otherwise than its "
+            "tokenizer.json says, in every class: save it once with transformers (save_pretrained) and name that folder"
+        )
+    return plain
+
+
+def transformers_tokenizer(path: str):
+    """Returns what AutoTokenizer makes of `path`, right or wrong; see `load_tokenizer` for the errors."""
     # Without it the import says that torch is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     if not str(path):
         raise UserError("text.tokenizer is empty: name a folder with tokenizer.json, or a hub name")
-    try:
-        tokenizer = _from_pretrained(transformers.AutoTokenizer, str(path))
-    except (OSError, ValueError) as error:
-        wanted = "wanted a folder with tokenizer.json and tokenizer_config.json, or a hub name"
-        raise UserError(f"no tokenizer at {str(path)!r}: {wanted} ({error})") from error
+    tokenizer = _loaded(transformers.AutoTokenizer, str(path))
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer at {str(path)!r} ({type(tokenizer).__name__}) has no fast version: convert it to a "
             "tokenizer.json once (transformers.convert_slow_tokenizer) and name that folder"
         )
     return tokenizer
+
+
+def _loaded(kind, path: str):
+    try:
+        return _from_pretrained(kind, path)
+    except (OSError, ValueError) as error:
+        wanted = "wanted a folder with tokenizer.json and tokenizer_config.json, or a hub name"
+        raise UserError(f"no tokenizer at {path!r}: {wanted} ({error})") from error
+
+
+def _tokenizer_json(path: str) -> str | None:
+    """The file of a folder, or of a hub name that was loaded just now; None where there is none."""
+    import huggingface_hub
+
+    if os.path.isdir(path) or path.endswith(".gguf"):
+        file = os.path.join(path, "tokenizer.json")
+        return file if os.path.exists(file) else None
+    found = huggingface_hub.try_to_load_from_cache(path, "tokenizer.json")
+    return found if isinstance(found, str) else None
+
+
+def _reads_as(tokenizer, file: str) -> bool:
+    written, loaded = tokenizers.Tokenizer.from_file(file), tokenizer.backend_tokenizer
+    written.no_truncation()
+    return all(
+        written.encode(probe, add_special_tokens=False).ids == loaded.encode(probe, add_special_tokens=False).ids
+        for probe in (TABLE_PROBE, *START_PROBES)
+    )
 
 
 def _from_pretrained(auto, path: str):
@@ -111,13 +168,19 @@ def _from_pretrained(auto, path: str):
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """Returns a sha256 of vocabulary, rules, special ids and chat template; padding and truncation do not count."""
+    ids = sorted(tokenizer.all_special_ids), tokenizer.eos_token_id
+    parts = (_encoding(tokenizer), *ids, tokenizer.chat_template)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _encoding(tokenizer) -> str:
+    """Vocabulary and rules: all that text becomes ids by."""
     backend = tokenizer.backend_tokenizer
     if backend.truncation or backend.padding:
         backend = tokenizers.Tokenizer.from_str(backend.to_str())
         backend.no_truncation()
         backend.no_padding()
-    parts = (backend.to_str(), sorted(tokenizer.all_special_ids), tokenizer.eos_token_id, tokenizer.chat_template)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return backend.to_str()
 
 
 def make_rules(settings: TextSettings, tokenizer) -> TextRules:
@@ -128,6 +191,7 @@ def make_rules(settings: TextSettings, tokenizer) -> TextRules:
     return TextRules(
         template=settings.template,
         chat_template=_chat_template(tokenizer, settings) if settings.template == "chat" else "",
+        template_kwargs=settings.template_kwargs,
         system=settings.system,
         raw_separator=settings.raw_separator,
         fence_open="```python\n" if fence else "",
@@ -142,7 +206,10 @@ def make_rules(settings: TextSettings, tokenizer) -> TextRules:
 
 def rules_from_json(stored: dict[str, Any]) -> TextRules:
     """Returns the rules whose `dataclasses.asdict` went through JSON."""
-    fields: dict[str, Any] = stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")}
+    # Records of before there were any have none.
+    fields: dict[str, Any] = (
+        {"template_kwargs": {}} | stored | {name: tuple(stored[name]) for name in ("eos_ids", "guard_ids")}
+    )
     return TextRules(**fields)
 
 
@@ -155,11 +222,41 @@ def check_tokenizer(tokenizer, rules: TextRules, where: str) -> None:
         )
 
 
-def render(tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+def check_models_tokenizer(own, made, rules: TextRules, where: str) -> None:
+    """Raises UserError if a model's `own` tokenizer reads text otherwise than `made`, with which the records were made.
+
+    A base model often has no chat template: then records may be made with the tokenizer of its instruct model, which
+    may also end texts with another token. A raw text has no template.
+    """
+    if _encoding(own) != _encoding(made):
+        raise UserError(
+            f"{where}: not the tokenizer that made the records (another vocabulary or other rules): build the dataset "
+            "anew with --config.build.text.tokenizer set to this folder, or train the model that the tokenizer is of"
+        )
+    # An export carries the arguments of its own training in its template.
+    known = (rules.chat_template, preset(rules.chat_template, rules.template_kwargs))
+    if rules.template == "chat" and own.chat_template and own.get_chat_template() not in known:
+        raise UserError(
+            f"{where}: its chat template is not the one that the records were made with: build the dataset anew with "
+            "--config.build.text.tokenizer set to this folder"
+        )
+
+
+def preset(template: str, kwargs: Mapping[str, Any]) -> str:
+    """Returns a chat template in which `kwargs` are the defaults of its own variables, for whoever names none."""
+    head = "".join(
+        f"{{%- set {name} = {name} if {name} is defined else {value!r} -%}}\n" for name, value in kwargs.items()
+    )
+    return template if template.startswith(head) else head + template
+
+
+def render(
+    tokenizer, messages: Sequence[dict[str, str]], kwargs: Mapping[str, Any], *, add_generation_prompt: bool
+) -> str:
     """Returns the chat template's text. Raises UserError if the template refuses the messages."""
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
         )
     except jinja2.TemplateError as error:
         roles = [message["role"] for message in messages]
@@ -196,24 +293,49 @@ def _check_table(plain: tokenizers.Tokenizer, table: list[bytes], guard: str, sk
         raise UserError(
             f"the tokenizer at {name!r} decodes by rules that are not known here: {decoded!r} != {joined!r}"
         )
+    ids = plain.encode(guard + ASCII_PROBE, add_special_tokens=False).ids
+    found = b"".join(table[i] for i in ids[skipped:]).decode(errors="replace")
+    if found != ASCII_PROBE:
+        raise UserError(
+            f"the tokenizer at {name!r} does not give plain ASCII text back, so no program either: it makes {found!r} "
+            f"of {ASCII_PROBE!r}; use a tokenizer that keeps every byte"
+        )
 
 
 def _chat_template(tokenizer, settings: TextSettings) -> str:
     if not tokenizer.chat_template:
         raise UserError(
             f'text.template = "chat", but the tokenizer at {settings.tokenizer!r} has no chat template: set "raw", or '
-            "take the instruct model's tokenizer"
+            "take the tokenizer of its instruct model (with the same vocabulary), which the exported model then gets"
         )
+    template = tokenizer.get_chat_template()
+    _check_kwargs(settings.template_kwargs, template, settings.tokenizer)
     system = [{"role": "system", "content": settings.system}] if settings.system else []
-    render(tokenizer, [*system, {"role": "user", "content": "question"}], add_generation_prompt=True)
-    return tokenizer.get_chat_template()
+    messages = [*system, {"role": "user", "content": "question"}]
+    render(tokenizer, messages, settings.template_kwargs, add_generation_prompt=True)
+    return template
+
+
+def _check_kwargs(kwargs: Mapping[str, Any], template: str, where: str) -> None:
+    """Jinja takes any name in silence: one that the template does not mention would have no effect."""
+    for name, value in kwargs.items():
+        if name in WRITTEN:
+            raise UserError(f"text.template_kwargs.{name} is written by the build itself; leave it out")
+        if not name.isidentifier() or not re.search(rf"\b{name}\b", template):
+            mentioned = re.findall(r"[A-Za-z_]\w*", "".join(re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)))
+            raise UserError(
+                f"text.template_kwargs.{name} has no effect: the chat template of the tokenizer at {where!r} does not "
+                f"mention it{did_you_mean(name, sorted(set(mentioned)))}"
+            )
+        if not isinstance(value, bool | int | float | str | None):
+            raise UserError(f"text.template_kwargs.{name} must be a text, a number, true, false or null, not {value!r}")
 
 
 def _eos_ids(settings: TextSettings, tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
     if settings.eos == "none":
         return ()
     if settings.template == "chat":
-        ids = _end_of_turn(tokenizer, guard, skipped)
+        ids = _end_of_turn(tokenizer, settings.template_kwargs, guard, skipped)
         if ids:
             return ids
     if tokenizer.eos_token_id is None:
@@ -224,10 +346,10 @@ def _eos_ids(settings: TextSettings, tokenizer, guard: str, skipped: int) -> tup
     return (tokenizer.eos_token_id,)
 
 
-def _end_of_turn(tokenizer, guard: str, skipped: int) -> tuple[int, ...]:
+def _end_of_turn(tokenizer, kwargs: Mapping[str, Any], guard: str, skipped: int) -> tuple[int, ...]:
     """Returns what the template writes after an answer, up to its first special token; empty if there is none."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER_PROBE}]
-    _, found, tail = render(tokenizer, turns, add_generation_prompt=False).rpartition(ANSWER_PROBE)
+    _, found, tail = render(tokenizer, turns, kwargs, add_generation_prompt=False).rpartition(ANSWER_PROBE)
     if not found:
         raise UserError("the chat template does not write the assistant's answer as it is: its end cannot be found")
     backend = tokenizer.backend_tokenizer

@@ -22,12 +22,31 @@ Prompt = str | tuple[records.Message, ...]
 
 
 class _Side(NamedTuple):
-    """One completion on its way to tokens; `shift` characters of the fence stand in front of the spans' text."""
+    """One completion on its way to tokens; `shift` characters of the fence stand in front of the spans' text.
 
+    `other` holds the ids of the chosen side: no anchor of the rejected one stands inside their common prefix.
+    """
+
+    pair_id: str
     where: str
     text: str
     shift: int
     spans: tuple[focus_lib.Span, ...]
+    other: np.ndarray | None
+
+
+class _Encoded(NamedTuple):
+    """The ids of one completion (int32) and the 0/1 focus of each (uint8)."""
+
+    ids: np.ndarray
+    focus: np.ndarray
+
+
+class Garbled(NamedTuple):
+    """A pair of which the tokenizer does not give a side back byte for byte, and where it does not."""
+
+    pair_id: str
+    where: str
 
 
 class Encoder:
@@ -49,6 +68,10 @@ class Encoder:
     def __reduce__(self):
         return Encoder, (self.tokenizer, self.rules)
 
+    def is_surely_longer(self, text: str, tokens: int) -> bool:
+        """Whether `text` cannot fit so many tokens, however long each is; False says nothing."""
+        return len(text) > tokens * int(self._lengths.max())
+
     def normalize(self, text: str) -> str:
         """Returns `text` in the tokenizer's Unicode form; spans must be found in this text."""
         if self._normalizer is None or text.isascii():
@@ -62,7 +85,7 @@ class Encoder:
             messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
             if rules.system and messages[0]["role"] != "system":
                 messages = ({"role": "system", "content": rules.system}, *messages)
-            return text_rules.render(self.tokenizer, messages, add_generation_prompt=True)
+            return text_rules.render(self.tokenizer, messages, rules.template_kwargs, add_generation_prompt=True)
         if not isinstance(prompt, str):
             raise UserError('a prompt of messages needs text.template = "chat", it is "raw"')
         return prompt + rules.raw_separator
@@ -83,10 +106,24 @@ class Encoder:
 
         Raises UserError that names the pair if its tokens do not give its text back.
         """
+        examples = []
+        for found in self.try_pairs(pairs, focuses):
+            if isinstance(found, Garbled):
+                raise UserError(f"{found.where}; leave this pair out, or use a tokenizer that keeps every byte")
+            examples.append(found)
+        return examples
+
+    def try_pairs(
+        self, pairs: Sequence[records.Pair], focuses: Sequence[focus_lib.Focus]
+    ) -> list[schema.Example | Garbled]:
+        """Returns the examples of normalised pairs and their focus, in order, or why a pair can be none."""
         both = list(zip(pairs, focuses, strict=True))
         chosen = self._encode_sides([self._side("chosen", pair, pair.chosen, focus.chosen) for pair, focus in both])
         rejected = self._encode_sides(
-            [self._side("rejected", pair, pair.rejected, focus.rejected) for pair, focus in both]
+            [
+                self._side("rejected", pair, pair.rejected, focus.rejected, None if isinstance(c, Garbled) else c.ids)
+                for (pair, focus), c in zip(both, chosen, strict=True)
+            ]
         )
         prompts = self._prompts_of(pairs)
         for pair, prompt in zip(pairs, prompts, strict=True):
@@ -95,15 +132,21 @@ class Encoder:
                     f"pair {pair.pair_id!r}: the prompt has no token, so nothing predicts the completion's first one; "
                     "give it a prompt, or set build.text.raw_separator"
                 )
-        return [
-            schema.Example(pair.pair_id, pair.task, prompt, c[0], r[0], c[1], r[1], _error_type(pair))
-            for pair, prompt, c, r in zip(pairs, prompts, chosen, rejected, strict=True)
-        ]
+        return [_joined(*parts) for parts in zip(pairs, prompts, chosen, rejected, strict=True)]
 
-    def _side(self, name: str, pair: records.Pair, text: str, spans: tuple[focus_lib.Span, ...]) -> _Side:
+    def _side(
+        self,
+        name: str,
+        pair: records.Pair,
+        text: str,
+        spans: tuple[focus_lib.Span, ...],
+        other: np.ndarray | None = None,
+    ) -> _Side:
         whole = self.completion_text(text, pair.form)
         shift = len(self.rules.fence_open) if pair.form == "code" else 0
-        return _Side(f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans)
+        return _Side(
+            pair.pair_id, f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans, other
+        )
 
     def _prompts_of(self, pairs: Sequence[records.Pair]) -> list[np.ndarray]:
         # One task gives many pairs: its prompt is rendered and encoded once.
@@ -127,33 +170,52 @@ class Encoder:
             found = self._prompts.encode(texts)
         return [np.array(ids, np.int32) for ids in found]
 
-    def _encode_sides(self, sides: list[_Side]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _encode_sides(self, sides: list[_Side]) -> list[_Encoded | Garbled]:
         # Pairs of one task share their chosen program.
         distinct = list(dict.fromkeys(side.text for side in sides))
         found = self._completions.encode([self.rules.guard + text for text in distinct])
         ids = dict(zip(distinct, found, strict=True))
         return [self._with_focus(side, ids[side.text]) for side in sides]
 
-    def _with_focus(self, side: _Side, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids with the end of sequence (int32), and the 0/1 focus of each (uint8)."""
+    def _with_focus(self, side: _Side, ids: list[int]) -> _Encoded | Garbled:
+        """Returns the ids with the end of sequence, and the focus of each."""
         rules, guard = self.rules, len(self.rules.guard_ids)
         got = b"".join([self._bytes[i] for i in ids[guard:]])
         if got != side.text.encode() or tuple(ids[:guard]) != rules.guard_ids:
-            raise UserError(f"{side.where}: {_difference(side.text, got)}")
+            return Garbled(side.pair_id, f"{side.where}: {_difference(side.text, got)}")
         own = np.array([*ids[guard:], *rules.eos_ids], np.int32)
         focus = np.zeros(len(own), np.uint8)
-        for first, last in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+        for first, last, is_anchor in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+            if is_anchor and side.other is not None:
+                # An inserted line mostly begins as the line that it stands before (indentation): up to where the sides
+                # part, both have the same tokens, and a weight there would cancel against the chosen side.
+                first = max(first, schema.common_prefix(own, side.other))
+                last = first + 1
             if last > len(own):
                 raise UserError(
                     f"{side.where}: the focus is an anchor at the end of the text and no token follows it: set "
                     'text.eos = "append", or focus.empty to "drop" or "keep"'
                 )
             focus[first:last] = 1
-        return own, focus
+        return _Encoded(own, focus)
 
 
-def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int]]:
-    """Yields the tokens [first, last) of each span; `ends` are the tokens' last bytes in the text, plus 1."""
+def _joined(
+    pair: records.Pair, prompt: np.ndarray, chosen: _Encoded | Garbled, rejected: _Encoded | Garbled
+) -> schema.Example | Garbled:
+    if isinstance(chosen, Garbled):
+        return chosen
+    if isinstance(rejected, Garbled):
+        return rejected
+    ids, focus = (chosen.ids, rejected.ids), (chosen.focus, rejected.focus)
+    return schema.Example(pair.pair_id, pair.task, prompt, *ids, *focus, _error_type(pair))
+
+
+def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int, bool]]:
+    """Yields the tokens [first, last) of each span, and whether it is an anchor.
+
+    `ends` are the tokens' last bytes in the text, plus 1.
+    """
     if not side.spans:
         return
     places = np.array(side.spans, np.int64) + side.shift
@@ -166,7 +228,7 @@ def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int]]:
     lasts = np.searchsorted(starts[: len(ends)], places[:, 1], side="left")
     for first, last, (start, end) in zip(firsts, lasts, places, strict=True):
         # An anchor marks the first token that ends after it; past the last one that is the end of sequence.
-        yield int(first), int(first) + 1 if start == end else int(last)
+        yield int(first), int(first) + 1 if start == end else int(last), bool(start == end)
 
 
 def _byte_places(text: str) -> np.ndarray:
@@ -198,7 +260,4 @@ def _difference(text: str, got: bytes) -> str:
     pairs = zip(text, found, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(found)))
     wanted, came = text[place : place + 20], found[place : place + 20]
-    return (
-        f"the tokenizer does not give the text back: at character {place} wanted {wanted!r}, got {came!r}; leave this "
-        "pair out, or use a tokenizer that keeps every byte"
-    )
+    return f"the tokenizer does not give the text back: at character {place} wanted {wanted!r}, got {came!r}"

@@ -140,7 +140,9 @@ FAMILIES: dict[str, Family] = {
             "hidden_act": "silu", "rms_norm_eps": 1e-6, "num_key_value_heads": None, "tie_word_embeddings": False,
             "attention_bias": False, "mlp_bias": False,
         },
-        required={"pretraining_tp": (1,)},
+        required={"pretraining_tp": (1,), "rope_interleaved": (False,)},
+        # SmolLM says so of itself; nothing reads it.
+        inert=("is_llama_config",),
         read=lambda hf: {"mlp_bias": hf["mlp_bias"]} | _read_attention_bias(hf),
         write=lambda config: {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias},
     ),

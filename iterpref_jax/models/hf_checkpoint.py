@@ -21,6 +21,7 @@ from iterpref_jax.models import checkpoint_folder, gguf_checkpoint
 from iterpref_jax.models.blocks import BLOCK_BYTES, contiguous
 from iterpref_jax.models.checkpoint_folder import INDEX, SINGLE, TOKENIZER_FILES, gguf_file
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.generation_files import Generation
 from iterpref_jax.models.gguf_file import GgufTensor
 from iterpref_jax.models.hf_config import from_hf, read_config, read_raw, to_hf
 from iterpref_jax.models.safetensors_file import DTYPES, WORDS, PlannedTensor, StoredTensor, write_file
@@ -94,6 +95,7 @@ def save(
     copy_from: str | None,
     max_shard_gb: float,
     inert: Mapping[str, Any] = types.MappingProxyType({}),
+    generation: Generation | None = None,
     untouched: Collection[str] = (),
     source: str | None = None,
 ) -> None:
@@ -107,6 +109,7 @@ def save(
             `untouched` may be missing.
         copy_from: a folder whose tokenizer and generation files are copied; None copies nothing.
         inert: keys of config.json that the forward pass does not read (`hf_config.inert_fields`, token ids, ...).
+        generation: what differs from the generation files of `copy_from` and from `inert`.
         max_shard_gb: a file is closed before it grows over this size (in 10^9 bytes).
         untouched: names of stored tensors that were not trained: their bytes, in their own dtype, come from `source`.
         source: the folder that training started from. A GGUF file has no bytes to copy: its tensors are written like
@@ -118,11 +121,9 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     kept = checkpoint_folder.stored_tensors(source) if source and not gguf_file(source) else {}
     tensors = list(_planned(config, params, dtype, {name: kept[name] for name in untouched} if kept else {}))
-    for stale in [out / "config.json", *out.glob("*.partial")]:
-        stale.unlink(missing_ok=True)
     _write_files(out, tensors, int(max_shard_gb * 1e9))
-    if copy_from:
-        _copy_tokenizer(Path(copy_from), out)
+    _copy_tokenizer(copy_from, out)
+    inert = generation.write(out, inert) if generation else inert
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
     _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
 
@@ -197,6 +198,8 @@ def _tensor_at(leaf: jax.Array, place: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def _write_files(out: Path, tensors: list[PlannedTensor], max_bytes: int) -> None:
+    for stale in [out / "config.json", *out.glob("*.partial")]:
+        stale.unlink(missing_ok=True)
     files: list[list[PlannedTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -228,10 +231,10 @@ def _write_config(out: Path, content: Mapping[str, Any]) -> None:
     replace_text(out / "config.json", json.dumps(content, indent=2) + "\n")
 
 
-def _copy_tokenizer(source: Path, out: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, out / name)
+def _copy_tokenizer(source: str | None, out: Path) -> None:
+    there = [Path(source) / name for name in TOKENIZER_FILES] if source else []
+    for file in filter(Path.exists, there):
+        shutil.copyfile(file, out / file.name)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -31,14 +31,16 @@ _ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
 # Training runs without dropout, as TRL's disable_dropout has it by default: these do not act.
 DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 # Keys that do not change what the forward pass computes (max_position_embeddings only sizes caches, except where a rope
-# needs it; the rest is about generation and saving).
+# needs it; the rest is about generation, saving, other programs, and how other code computes the same).
 _INERT = frozenset(
-    """_attn_implementation _name_or_path architectures auto_map bos_token_id cache_implementation
-    chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id max_position_embeddings model_type
-    _model_name_or_path output_attentions output_hidden_states unk_token_id
-    pad_token_id problem_type return_dict tokenizer_class torch_dtype
+    """_attn_implementation _attn_implementation_autoset attn_implementation _name_or_path architectures auto_map
+    bos_token_id cache_implementation chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id
+    max_position_embeddings model_type _model_name_or_path output_attentions output_hidden_states unk_token_id
+    gradient_checkpointing keys_to_ignore_at_inference num_labels sep_token_id transformers.js_config unsloth_fixed
+    unsloth_version pad_token_id problem_type return_dict tokenizer_class torch_dtype
     transformers_version use_cache""".split()
 ) | set(DROPOUTS)
+_QUANTIZED = "quantization_config"
 _FAMILY_FIELDS = {
     "norm": "rms_norm", "mlp": "gated", "num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": False,
     "qkv_bias": False, "attention_out_bias": False, "mlp_bias": False, "qk_norm": False, "post_norms": False,
@@ -163,7 +165,13 @@ def _without_aliases(raw: HfConfig, family: Family) -> dict[str, Any]:
 
 
 def _check_keys(raw: HfConfig, family: Family) -> None:
-    known = {*_SHAPE, *_SHARED_DEFAULTS, *_ROPE, *_INERT, *family.defaults, *family.required, *family.inert}
+    known = {_QUANTIZED, *_SHAPE, *_SHARED_DEFAULTS, *_ROPE, *_INERT, *family.defaults, *family.required, *family.inert}
+    if raw.get(_QUANTIZED):
+        method = raw[_QUANTIZED].get("quant_method") if isinstance(raw[_QUANTIZED], Mapping) else raw[_QUANTIZED]
+        raise UserError(
+            f"{_QUANTIZED} ({method}): a quantised checkpoint, which is not read: dequantise it first, or take the one "
+            "it was made from"
+        )
     for key, value in raw.items():
         if key not in known:
             raise UserError(

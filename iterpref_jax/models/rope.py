@@ -117,6 +117,9 @@ def read_rope(raw: Mapping[str, Any], theta: float, max_position: int | None) ->
     # transformers takes a null truncate as false, and every other null as absent.
     found = {key: value for key, value in raw.items() if value is not None}
     found |= {"truncate": False} if "truncate" in raw and raw["truncate"] is None else {}
+    # All of a head is rotated, as everywhere here; transformers 5 may write so.
+    if found.get("partial_rotary_factor") == 1:
+        del found["partial_rotary_factor"]
     # The name before transformers 4.43; both may be there.
     old_name = found.pop("type", "default")
     rope_type = found.pop("rope_type", old_name)

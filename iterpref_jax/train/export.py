@@ -6,10 +6,11 @@ from typing import Any
 
 from etils import epath
 
-from iterpref_jax.data.text_rules import load_tokenizer
+from iterpref_jax.data.text_rules import load_tokenizer, preset, rules_from_json
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import merged, save_peft, trained_names
+from iterpref_jax.models.generation_files import Generation
 from iterpref_jax.models.hf_config import inert_fields
 from iterpref_jax.models.weights import weights
 from iterpref_jax.train.restore import restore_params, restore_trained, tokenizer_folder
@@ -20,7 +21,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
     """Writes config.json, safetensors and tokenizer of one checkpoint (default: the newest) to `out`; returns its step.
 
     Adapters are merged. Tensors that were not trained are copied byte by byte from the model that training began with,
-    unless all are to be of one `dtype`.
+    unless all are to be of one `dtype`. What ended the answers that were trained on ends those of the exported model.
 
     Raises:
         UserError: no checkpoint, or not that step (those that exist are named).
@@ -41,6 +42,7 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
         copy_from=tokenizer_folder(run),
         max_shard_gb=max_shard_gb,
         inert=_inert_fields(run),
+        generation=_generation(run),
         untouched=untouched,
         source=run.model_folder if untouched else None,
     )
@@ -68,6 +70,13 @@ def export_adapters(run: Run, out: str, *, step: int | str | None) -> int:
 def _check_out(run: Run, out: str) -> None:
     if run.model_folder and epath.Path(out).resolve() == epath.Path(run.model_folder).resolve():
         raise UserError(f"{out} is the model that training started from: export to another folder")
+
+
+def _generation(run: Run) -> Generation:
+    """What answers of the training data ended with, and how they were asked for."""
+    rules = rules_from_json(run.dataset.metadata["text"])
+    template = preset(rules.chat_template, rules.template_kwargs) if rules.template_kwargs else ""
+    return Generation(ends=rules.eos_ids[-1:], config_from=run.model_folder or None, chat_template=template)
 
 
 def _inert_fields(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 
 from etils import epath
 
+from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import joined, parted
 from iterpref_jax.models.transformer import Params, abstract_params, param_shardings
@@ -101,6 +102,9 @@ def _best(workdir: epath.Path, keep_best: str, steps: list[int]) -> int:
 
 
 def tokenizer_folder(run: Run) -> str:
-    """Returns the model's own folder, or the dataset's where the model came without a tokenizer."""
-    own = run.model_folder
-    return own if own and (epath.Path(own) / MODEL_TOKENIZER).exists() else str(run.dataset.tokenizer_path)
+    """Returns the model's own folder, or the dataset's where the model lacks a tokenizer or the chat template."""
+    own, made = run.model_folder, str(run.dataset.tokenizer_path)
+    if not own or not (epath.Path(own) / MODEL_TOKENIZER).exists():
+        return made
+    needs_template = run.dataset.metadata["text"]["template"] == "chat" and not load_tokenizer(own).chat_template
+    return made if needs_template else own

@@ -23,10 +23,11 @@ from iterpref_jax.data.pipeline import PipelineSettings, StepSource
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
 from iterpref_jax.data.text_rules import (
     TextRules,
-    check_tokenizer,
+    check_models_tokenizer,
     load_tokenizer,
     rules_from_json,
     tokenizer_fingerprint,
+    transformers_tokenizer,
 )
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
@@ -364,7 +365,7 @@ def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> 
     if not model_path:
         _check_exportable(tokenizer, config, rules)
     elif (epath.Path(model_path) / MODEL_TOKENIZER).exists():
-        check_tokenizer(load_tokenizer(model_path), rules, model_path)
+        check_models_tokenizer(load_tokenizer(model_path), tokenizer, rules, model_path)
 
 
 def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
@@ -376,7 +377,7 @@ def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (epath.Path(folder) / "config.json").write_text(json.dumps(to_hf(config)))
-        found = tokenizer_fingerprint(load_tokenizer(folder))
+        found = tokenizer_fingerprint(transformers_tokenizer(folder))
     if found != rules.tokenizer_fingerprint:
         raise UserError(
             f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the "

@@ -250,6 +250,7 @@ def _completion(
     text, places = words.decode(ids)
     if spans is None:
         spans = _merged((place.start, place.end) for place, inside in zip(places, focus, strict=True) if inside)
+    spans = _settled(spans, [place for place, inside in zip(places, focus, strict=True) if inside])
     return Completion(
         name=SIDES[side],
         text=text,
@@ -321,6 +322,16 @@ def _prompt_text(prompt: str | tuple[records.Message, ...]) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
+
+
+def _settled(spans: Iterable[focusing.Span], focus: Sequence[view_text.Place]) -> list[focusing.Span]:
+    """Moves each anchor to the focus token that it became: the encoder passes over what both sides have in common."""
+    settled = []
+    for start, end in spans:
+        if start == end:
+            start = end = max(start, next((place.start for place in focus if place.end > start), start))
+        settled.append((start, end))
+    return settled
 
 
 def _merged(spans: Iterable[focusing.Span]) -> list[focusing.Span]:

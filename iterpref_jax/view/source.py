@@ -110,15 +110,16 @@ def _read_file(path: str, wanted: Wanted, build: chunks.BuildSettings | None) ->
             "--config=configs/base.py, and --config.build.text.tokenizer=FOLDER to see tokens and trees as well"
         )
     recipe, weights = _weights(wanted, build.focus.mode, build.seed)
-    pairs = list(_pairs(path, kind, build))
-    named = ((pair.pair_id, (record, pair)) for record, pair in enumerate(pairs))
+    encoder = _encoder(build)
+    items = list(chunks.mark_repeats(_pairs(path, kind, build), encoder))
+    named = ((item.pair.pair_id, (record, item)) for record, item in enumerate(items))
     chosen = _pick(named, wanted, path)
-    views = tuple(_views(chosen, build, weights))
+    views = tuple(_views(chosen, build, weights, encoder))
     return Shown(
         source=path,
         about=f"{kind}, focus by {build.focus.mode}",
         recipe=recipe,
-        total=len(pairs),
+        total=len(items),
         summary=_summary(views, weights),
         pairs=views,
     )
@@ -156,28 +157,22 @@ def _pairs(path: str, kind: str, build: chunks.BuildSettings) -> Iterator[record
 
 
 def _views(
-    chosen: list[tuple[int, records.Pair]], build: chunks.BuildSettings, weights: layout.Weighting
+    chosen: list[tuple[int, chunks.Item]],
+    build: chunks.BuildSettings,
+    weights: layout.Weighting,
+    encoder: tokenize.Encoder | None,
 ) -> Iterator[view.PairView]:
-    encoder = _encoder(build)
     words = None if encoder is None else view.vocabulary(encoder.tokenizer, encoder.rules)
     benchmarks = filters.load_benchmarks(build.filters)
-    for record, pair in chosen:
-        pair = pair if encoder is None else _normalized(pair, encoder)
-        focus = focusing.find_focus(pair.chosen, pair.rejected, build.focus, pair.pair_id, fenced=pair.form == "text")
-        rule = filters.rejecting_rule(
-            pair, focus, build.filters, empty=build.focus.empty, benchmarks=benchmarks, seen=set()
-        )
-        if encoder is None or words is None:
-            yield view.of_text(pair, focus, dropped=rule)
-        else:
-            [example] = encoder.encode_pairs([pair], [focus])
+    for record, item in chosen:
+        pair, (focus, rule) = item.pair, chunks.focus_and_rule(item, build, benchmarks, encoder)
+        found = None if encoder is None else encoder.try_pairs([pair], [focus])[0]
+        rule = rule or (chunks.token_rule(found, build) if found else None)
+        if isinstance(found, schema.Example) and encoder is not None and words is not None:
             spans = _shifted(focus, pair, encoder.rules)
-            yield view.of_record(example, record, words, weights, spans=spans, dropped=rule)
-
-
-def _normalized(pair: records.Pair, encoder: tokenize.Encoder) -> records.Pair:
-    chosen, rejected = encoder.normalize(pair.chosen), encoder.normalize(pair.rejected)
-    return dataclasses.replace(pair, chosen=chosen, rejected=rejected)
+            yield view.of_record(found, record, words, weights, spans=spans, dropped=rule)
+        else:
+            yield view.of_text(pair, focus, dropped=rule)
 
 
 def _encoder(build: chunks.BuildSettings) -> tokenize.Encoder | None:

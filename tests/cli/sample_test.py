@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from iterpref_jax.__main__ import main
+from iterpref_jax.cli.model import OpenedModel
 from iterpref_jax.decode import job
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import init_params
@@ -127,3 +128,11 @@ def test_chat_without_a_template_is_refused(model, prompts, tmp_path, capsys):
     shutil.copytree(model, bare, ignore=lambda _, names: [name for name in names if "chat_template" in name])
     assert sample(bare, prompts, tmp_path / "out.jsonl", "--chat") == 1
     assert "no chat template" in capsys.readouterr().err
+
+
+def test_a_runs_model_is_asked_with_the_template_arguments_it_was_trained_with(tmp_path):
+    tiny.byte_level(chat_template="{{ messages[0].content }}{% if short %}!{% endif %}").save_pretrained(tmp_path)
+    question = [{"role": "user", "content": "Q"}]
+    for kwargs, prompt in (({}, "Q"), ({"short": True}, "Q!")):
+        opened = OpenedModel("name", "origin", None, None, str(tmp_path), kwargs)
+        assert opened.tokenizer.apply_chat_template(question, tokenize=False) == prompt

@@ -150,3 +150,42 @@ def test_a_limit_below_one_is_refused(dataset, capsys):
 
 def test_an_unknown_recipe_names_a_close_one(dataset, capsys):
     assert "did you mean 'target_dpo'?" in _error(capsys, dataset, "--recipe=targetdpo")
+
+
+def test_a_pair_of_a_file_is_marked_with_the_rule_by_which_the_build_drops_it(tokenizer, tmp_path, capsys):
+    long = "y = 2\n" * 400
+    pairs = [
+        tiny.pair("x = 1\n", "x = 2\n", pair_id="first"),
+        tiny.pair("x = 1\n", "x = 2\n", pair_id="again"),
+        tiny.pair(f"x = 1\n{long}", f"x = 2\n{long}", pair_id="long"),
+        tiny.pair("x = 3\n", "x = 4\n", prompt="word " * 200, pair_id="asked at length"),
+    ]
+    records.write_pairs(tmp_path / "p.jsonl", pairs)
+    limits = ["--config.build.max_tokens=500", "--config.build.max_prompt_tokens=150"]
+    words = [
+        "show",
+        str(tmp_path / "p.jsonl"),
+        f"--config={BASE}",
+        f"--config.build.text.tokenizer={tokenizer}",
+        *limits,
+    ]
+    shown = {}
+    for pair in pairs:
+        assert main([*words, f"--pair={pair.pair_id}"]) == 0
+        shown[pair.pair_id] = re.findall(r"duplicate|too_many_tokens|prompt_too_long", capsys.readouterr().out)
+    dropped = {"again": ["duplicate"], "long": ["too_many_tokens"], "asked at length": ["prompt_too_long"]}
+    assert shown == {"first": []} | dropped
+
+
+def test_a_pair_that_the_tokenizer_cannot_give_back_is_shown_as_text(tmp_path, capsys):
+    tiny.metaspace().save_pretrained(tmp_path / "ascii")
+    records.write_pairs(tmp_path / "p.jsonl", [tiny.pair("x = 'ß'\n", "x = 's'\n")])
+    words = [
+        f"--config={BASE}",
+        "--config.build.text.template=raw",
+        f"--config.build.text.tokenizer={tmp_path / 'ascii'}",
+    ]
+    assert main(["show", str(tmp_path / "p.jsonl"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "not_reversible" in out
+    assert "x = 'ß'" in out

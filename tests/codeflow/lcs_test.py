@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import tracemalloc
 
 import hypothesis
 import hypothesis.strategies as st
@@ -48,6 +49,23 @@ def test_of_all_longest_ones_each_pair_from_the_last_is_earliest(a, b):
 @hypothesis.given(few, few, few)
 def test_a_common_beginning_is_matched_to_itself(head, a, b):
     assert lcs.matches(head + a, head + b)[: len(head)] == [(i, i) for i in range(len(head))]
+
+
+@hypothesis.given(st.text(alphabet="abc", max_size=40), st.text(alphabet="abc", max_size=40))
+def test_rows_that_are_made_anew_give_the_same_matches(a, b):
+    expected = lcs.matches(a, b)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lcs, "ROWS", 1)
+        assert lcs.matches(a, b) == expected
+
+
+def test_long_sequences_take_far_less_memory_than_their_product():
+    a, b = ([(n * factor) % 251 for n in range(12_000)] for factor in (7, 11))
+    tracemalloc.start()
+    assert lcs.matches(a, b)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12_000 * 12_000 / 8 / 4
 
 
 def test_of_repeated_items_the_later_ones_stay_over():

@@ -106,8 +106,13 @@ def test_optional_fields_have_their_documented_values(tmp_path):
 
 
 def test_the_task_of_a_trajectory_is_its_meta_task_if_given():
-    assert trajectory().task == "t"
     assert trajectory(meta={"task": "group"}).task == "group"
+
+
+def test_histories_and_pairs_of_one_prompt_are_one_task_where_none_is_named(tmp_path):
+    first, second = trajectory(task_id="a"), trajectory(task_id="b")
+    only = read_one(write_lines(tmp_path / "p.jsonl", PLAIN | {"prompt": first.instruction}))
+    assert first.task == second.task == only.task != trajectory(instruction="Another one.").task
 
 
 def test_equal_records_give_equal_bytes(tmp_path):

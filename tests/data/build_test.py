@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import records
 from iterpref_jax.codeflow.pairs import PairSettings
 from iterpref_jax.data import build, build_report, chunks, schema, tfrecord
@@ -29,7 +30,7 @@ def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path
     assert report.dropped["empty_focus"] == 6
     assert report.pairs == {"train": 60 - 6}
     assert sum(report.dropped.values()) == 6
-    assert len(report.dropped) == 12
+    assert len(report.dropped) == 13
 
 
 def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp_path):
@@ -80,6 +81,36 @@ def test_a_task_lies_in_one_split_only(histories, tokenizer_path, tmp_path):
     assert len(tasks["train"] | tasks["eval"]) == 15
 
 
+def _named_apart(path):
+    """15 prompts with two histories each, every history a task of its own."""
+    rows = [dataclasses.replace(one, meta={"task": one.task_id}) for one in tiny.trajectories(30)]
+    records.write_trajectories(path, rows)
+    return path
+
+
+def test_held_out_pairs_whose_prompt_is_trained_on_are_counted_and_warned_of(tokenizer_path, tmp_path, capsys):
+    histories = _named_apart(tmp_path / "histories.jsonl")
+    report = build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, eval_fraction=0.4))
+    dataset = schema.open_dataset(tmp_path / "d")
+    train, held_out = ([dataset.split(name)[i] for i in range(report.pairs[name])] for name in ("train", "eval"))
+    known = {one.prompt_ids.tobytes() for one in train}
+    shared = sum(one.prompt_ids.tobytes() in known for one in held_out)
+    assert report.content["eval_pairs_with_train_prompt"] == shared > 0
+    warning = f"{shared} of {len(held_out)} eval pairs have a prompt that train has too"
+    assert warning in capsys.readouterr().err
+    assert warning in (tmp_path / "d" / "report.md").read_text()
+
+
+def test_histories_of_one_prompt_without_named_tasks_lie_in_one_split(tokenizer_path, tmp_path, capsys):
+    rows = [dataclasses.replace(one, meta={}) for one in tiny.trajectories(30)]
+    records.write_trajectories(tmp_path / "histories.jsonl", rows)
+    settings = tiny.build_settings(tokenizer_path, eval_fraction=0.4)
+    report = build.build([tmp_path / "histories.jsonl"], tmp_path / "d", settings)
+    assert report.pairs["eval"] > 0
+    assert report.content["eval_pairs_with_train_prompt"] == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_the_eval_fraction_is_that_of_the_tasks(tokenizer_path):
     settings = tiny.build_settings(tokenizer_path, eval_fraction=0.25)
     splits = collections.Counter(chunks.split_of(f"task {i}", settings) for i in range(4000))
@@ -107,6 +138,16 @@ def test_long_pairs_are_dropped_and_never_cut(histories, tokenizer_path, tmp_pat
     assert report.pairs["train"] == (totals <= limit).sum()
 
 
+def test_the_focus_of_a_pair_that_is_too_long_by_far_is_not_looked_for(tokenizer_path, tmp_path, monkeypatch):
+    sought, find = [], focusing.find_focus
+    monkeypatch.setattr(focusing, "find_focus", lambda *words, **more: sought.append(words[3]) or find(*words, **more))
+    pairs = [tiny.pair("x = 1\n" * n, "y = 2\n" * n, pair_id=f"p{n}") for n in (3, 100_000)]
+    records.write_pairs(tmp_path / "p.jsonl", pairs)
+    report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tokenizer_path))
+    assert sought == ["p3"]
+    assert report.dropped["too_many_tokens"] == 1
+
+
 def test_long_prompts_are_counted_apart(histories, tokenizer_path, tmp_path):
     build.build([histories], tmp_path / "all", tiny.build_settings(tokenizer_path))
     prompt = schema.open_dataset(tmp_path / "all").split("train").index.prompt_len
@@ -129,6 +170,36 @@ def test_pairs_that_become_equal_by_normalisation_are_repeats(tmp_path):
     records.write_pairs(tmp_path / "p.jsonl", pairs)
     report = build.build([tmp_path / "p.jsonl"], tmp_path / "d", tiny.build_settings(tmp_path / "nfc"))
     assert report.dropped["duplicate"] == 1
+
+
+@pytest.fixture
+def ascii_tokenizer(tmp_path):
+    """A tokenizer that knows no character beyond ASCII."""
+    tiny.metaspace().save_pretrained(tmp_path / "ascii")
+    return tmp_path / "ascii"
+
+
+def _pairs_with(path, garbled, count=20):
+    words = ["ß" if i in garbled else "s" for i in range(count)]
+    pairs = [tiny.pair(f"x = '{word}'\ny = {i}\n", pair_id=f"p{i}", task=f"t{i}") for i, word in enumerate(words)]
+    records.write_pairs(path, pairs)
+    return path
+
+
+def test_a_pair_that_the_tokenizer_cannot_give_back_is_dropped_and_shown(ascii_tokenizer, tmp_path):
+    path = _pairs_with(tmp_path / "p.jsonl", garbled=(9, 17))
+    report = build.build([path], tmp_path / "d", tiny.build_settings(ascii_tokenizer))
+    assert report.dropped["not_reversible"] == 2
+    assert report.pairs == {"train": 18}
+    shown = (tmp_path / "d" / "report.md").read_text()
+    assert "- `not_reversible`, the first: pair 'p9', chosen: the tokenizer does not give the text back" in shown
+
+
+def test_a_tokenizer_that_cannot_give_many_pairs_back_is_refused_by_name(ascii_tokenizer, tmp_path):
+    path = _pairs_with(tmp_path / "p.jsonl", garbled=(9, 11, 17))
+    with pytest.raises(UserError, match=r"tokenizer at '.*ascii' does not give the text of 3 of 20 .*pair 'p9'"):
+        build.build([path], tmp_path / "d", tiny.build_settings(ascii_tokenizer))
+    assert not (tmp_path / "d").exists()
 
 
 def test_histories_and_pairs_mix(histories, tokenizer_path, tmp_path):

@@ -108,6 +108,31 @@ def test_a_tokenizer_that_strips_spaces_is_refused():
         _rules(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
 
 
+def test_a_tokenizer_that_changes_plain_text_is_refused():
+    spec = json.loads(tiny.byte_level_json())
+    spec["model"]["vocab"] = {token: i for token, i in spec["model"]["vocab"].items() if "~" not in token}
+    spec["model"]["merges"] = [merge for merge in spec["model"]["merges"] if "~" not in "".join(merge)]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    with pytest.raises(UserError, match="does not give plain ASCII text back"):
+        _rules(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+
+
+def _ids_of(tokenizer, text):
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+def test_text_is_read_as_tokenizer_json_says_whatever_class_transformers_picks_beside_the_model(tmp_path):
+    tiny.metaspace().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    text = "def add(a, b):\n    return a + b\n"
+    wanted = _ids_of(tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), text)
+    assert _ids_of(text_rules.transformers_tokenizer(str(tmp_path)), text) != wanted
+    loaded = text_rules.load_tokenizer(str(tmp_path))
+    assert _ids_of(loaded, text) == wanted
+    assert (loaded.eos_token, loaded.is_fast) == ("</s>", True)
+
+
 def test_a_folder_without_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer at .*tokenizer\.json"):
         text_rules.load_tokenizer(str(tmp_path))
@@ -157,6 +182,79 @@ def test_another_tokenizer_than_the_records_is_refused():
     text_rules.check_tokenizer(tiny.byte_level(), rules, "here")
     with pytest.raises(UserError, match="here: not the tokenizer that made the records"):
         text_rules.check_tokenizer(tiny.metaspace(), rules, "here")
+
+
+THINKING = tiny.CHAT_TEMPLATE.replace(
+    "assistant\n{% endif %}",
+    "assistant\n{% if enable_thinking is defined and enable_thinking is false %}<no thoughts>{% endif %}{% endif %}",
+)
+
+
+def _prompt(tokenizer, **kwargs):
+    question = [{"role": "user", "content": "Q"}]
+    return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True, **kwargs)
+
+
+def test_the_template_is_given_its_arguments():
+    tokenizer = tiny.byte_level(chat_template=THINKING)
+    rules = _rules(tokenizer, template="chat", template_kwargs={"enable_thinking": False})
+    assert tokenize.Encoder(tokenizer, rules).prompt_text("Q").endswith("assistant\n<no thoughts>")
+    assert tokenize.Encoder(tokenizer, _rules(tokenizer, template="chat")).prompt_text("Q").endswith("assistant\n")
+
+
+def test_a_preset_template_has_the_arguments_as_its_defaults_once():
+    tokenizer, kwargs = tiny.byte_level(chat_template=THINKING), {"enable_thinking": False, "name": "it's\n"}
+    plain, without = _prompt(tokenizer), _prompt(tokenizer, enable_thinking=False)
+    tokenizer.chat_template = text_rules.preset(THINKING, kwargs)
+    assert (_prompt(tokenizer), _prompt(tokenizer, enable_thinking=True)) == (without, plain)
+    assert text_rules.preset(tokenizer.chat_template, kwargs) == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"template_kwargs": {"enable_thinkin": False}}, "does not mention it; did you mean 'enable_thinking'"),
+        ({"template_kwargs": {"messages": []}}, "messages is written by the build itself"),
+        ({"template_kwargs": {"enable_thinking": [1]}}, "must be a text, a number, true, false or null"),
+        ({"template_kwargs": {"enable_thinking": False}, "template": "raw"}, r"\(enable_thinking\) has no effect"),
+    ],
+)
+def test_arguments_without_effect_on_the_template_are_refused(changes, reason):
+    with pytest.raises(UserError, match=reason):
+        _rules(tiny.byte_level(chat_template=THINKING), **{"template": "chat"} | changes)
+
+
+def test_rules_of_before_there_were_arguments_are_read():
+    stored = dataclasses.asdict(_rules(tiny.byte_level()))
+    del stored["template_kwargs"]
+    assert text_rules.rules_from_json(stored).template_kwargs == {}
+
+
+def test_an_export_with_the_arguments_in_its_template_goes_on_with_the_same_records():
+    made = tiny.byte_level(chat_template=THINKING)
+    rules = _rules(made, template="chat", template_kwargs={"enable_thinking": False})
+    exported = tiny.byte_level(chat_template=text_rules.preset(THINKING, rules.template_kwargs))
+    text_rules.check_models_tokenizer(exported, made, rules, "here")
+
+
+@pytest.mark.parametrize("template", ["chat", "raw"])
+def test_a_base_model_without_template_takes_records_of_its_instruct_models_tokenizer(template):
+    made = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE, eos="<|end|>")
+    text_rules.check_models_tokenizer(tiny.byte_level(), made, _rules(made, template=template), "here")
+
+
+def test_another_template_than_the_records_is_refused_where_they_have_one():
+    made = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE)
+    own = tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE + "!")
+    text_rules.check_models_tokenizer(own, made, _rules(made, template="raw"), "here")
+    with pytest.raises(UserError, match="here: its chat template is not the one"):
+        text_rules.check_models_tokenizer(own, made, _rules(made, template="chat"), "here")
+
+
+def test_a_model_of_another_vocabulary_is_refused():
+    made = tiny.byte_level()
+    with pytest.raises(UserError, match="here: not the tokenizer that made the records"):
+        text_rules.check_models_tokenizer(tiny.byte_level(nfc=True), made, _rules(made), "here")
 
 
 @pytest.mark.parametrize("name", tiny.REAL)

@@ -100,7 +100,7 @@ def real(name: str):
 def settings(**changes) -> text_rules.TextSettings:
     """Raw template, Python fence, end of sequence; changed by `changes`."""
     known = {"tokenizer": "tiny", "template": "raw", "system": "", "fence": "python", "eos": "append"}
-    return text_rules.TextSettings(**known | {"raw_separator": "\n"} | changes)
+    return text_rules.TextSettings(**known | {"raw_separator": "\n", "template_kwargs": {}} | changes)
 
 
 def pair(chosen: str, rejected: str = "pass", prompt="Do it.", form: str = "code", pair_id: str = "p0", task="t0"):

@@ -15,6 +15,7 @@ import pytest
 import tokenizers
 from hypothesis import strategies as st
 
+from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow.focus import Focus
 from iterpref_jax.data import text_rules, tokenize
 from iterpref_jax.errors import UserError
@@ -150,6 +151,25 @@ def test_an_anchor_at_the_end_marks_the_end_of_sequence():
 
 def test_an_anchor_at_the_end_of_a_fenced_program_marks_what_follows_it():
     assert _weighted_text(_encoder(tiny.byte_level()), "x = 1\n", [(6, 6)])[0].startswith("`")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("def f(a):\n    b = a\n    return b\n", "def f(a):\n    return b\n"),
+        ("x = 1\nprint(x)", "x = 1"),
+        ("x = 1\nx = 1\ny\n", "x = 1\ny\n"),
+    ],
+    ids=["indentation", "line end", "repeated line"],
+)
+@pytest.mark.parametrize("fence", ["python", "none"])
+def test_an_anchor_stands_where_the_sides_part(chosen, rejected, fence):
+    settings = focusing.FocusSettings(mode="line", empty="anchor", seed=0)
+    pair, focus = tiny.pair(chosen, rejected), focusing.find_focus(chosen, rejected, settings, "p0")
+    example = _encoder(tiny.byte_level(), fence=fence).encode_pairs([pair], [focus])[0]
+    [place] = np.flatnonzero(example.rejected_focus).tolist()
+    assert example.rejected_ids[:place].tolist() == example.chosen_ids[:place].tolist()
+    assert example.rejected_ids[place] != example.chosen_ids[place]
 
 
 def test_an_anchor_at_the_end_without_end_of_sequence_is_refused():

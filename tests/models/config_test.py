@@ -62,6 +62,9 @@ def test_an_unknown_key_is_named_in_every_family(model_type):
         (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1}}, "beta_fast.*'linear'"),
         (LLAMA, {"rope_scaling": {"type": "linear", "factor": "4"}}, "factor must be a number above 0, got '4'"),
         (LLAMA, {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (LLAMA, {"rope_interleaved": True}, "rope_interleaved = True is not implemented; implemented: False"),
+        (LLAMA, {"quantization_config": {"quant_method": "fp8"}}, r"quantization_config \(fp8\).*dequantise it first"),
+        (LLAMA, {"quantization_config": "gptq"}, r"quantization_config \(gptq\)"),
         (LLAMA, {"rope_theta": -1.0}, "rope_theta must be a number above 0, got -1.0"),
         (LLAMA, {"hidden_size": 32.0}, "hidden_size must be a whole number above 0, got 32.0"),
         (LLAMA, {"num_hidden_layers": True}, "num_hidden_layers must be a whole number above 0, got True"),
@@ -92,6 +95,23 @@ def test_an_unknown_key_is_named_in_every_family(model_type):
 def test_a_value_that_is_not_implemented_is_refused_by_name(base, fields, message):
     with pytest.raises(UserError, match=message):
         from_hf(base | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_llama_config": True, "rope_interleaved": False},
+        {"unsloth_fixed": True, "unsloth_version": "2025.1"},
+        {"_attn_implementation_autoset": True, "attn_implementation": "sdpa"},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}},
+        {"gradient_checkpointing": False, "keys_to_ignore_at_inference": ["past_key_values"]},
+        {"sep_token_id": 1, "num_labels": 2, "transformers.js_config": {"kv_cache_dtype": {}}},
+        {"quantization_config": None},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_other_programs_write_beside_the_shape_changes_nothing(fields):
+    assert from_hf(LLAMA | fields) == from_hf(LLAMA)
 
 
 @pytest.mark.parametrize("key", sorted(set().union(*(variant.config for variant in VARIANTS.values()))))

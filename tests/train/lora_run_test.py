@@ -11,6 +11,9 @@ import pytest
 import safetensors.numpy
 
 from iterpref_jax import settings
+from iterpref_jax.codeflow import records
+from iterpref_jax.data.build import build
+from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.lora import NO_LORA
@@ -18,8 +21,9 @@ from iterpref_jax.models.transformer import init_params
 from iterpref_jax.train import loop
 from iterpref_jax.train.export import export, export_adapters
 from iterpref_jax.train.loop import train
-from iterpref_jax.train.restore import restore_params
+from iterpref_jax.train.restore import restore_params, tokenizer_folder
 from iterpref_jax.train.run import open_run
+from tests.data import tiny
 from tests.support.models import model_config
 from tests.support.runs import CONFIG, make_dataset, numbers, overrides
 
@@ -33,12 +37,18 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(dataset, tmp_path_factory):
-    """A small Qwen2 in bfloat16, with the dataset's tokenizer beside it."""
+    """A small Qwen2 in bfloat16 that ends texts with token 7, with the dataset's tokenizer beside it."""
     folder = tmp_path_factory.mktemp("base")
     config = model_config(vocab_size=512, initializer_range=0.05, tie_word_embeddings=True)
     params = init_params(config, 5, "bfloat16")
     hf_checkpoint.save(
-        str(folder), config, params, dtype="bfloat16", copy_from=str(dataset / "tokenizer"), max_shard_gb=1
+        str(folder),
+        config,
+        params,
+        dtype="bfloat16",
+        copy_from=str(dataset / "tokenizer"),
+        max_shard_gb=1,
+        inert={"eos_token_id": 7},
     )
     return folder
 
@@ -104,6 +114,28 @@ def test_an_export_has_merged_kernels_and_the_bytes_of_all_others(finished, base
     tokens = np.random.default_rng(0).integers(0, 500, (1, 30))
     expected = model(torch.tensor(tokens)).logits.detach().numpy()
     np.testing.assert_allclose(logits(finished, tokens), expected, atol=1e-4)
+
+
+def test_an_export_stops_where_its_base_does_and_where_the_training_data_did(finished, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    export(finished, str(tmp_path / "hf"), step=None, dtype="", max_shard_gb=1)
+    trained = finished.dataset.split("train")[0].chosen_ids[-1]
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [7, trained]
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["eos_token_id"] == [7, trained]
+
+
+def test_a_base_without_the_chat_template_is_exported_with_the_datasets_tokenizer(dataset, base, tmp_path):
+    tokenizer = load_tokenizer(str(dataset / "tokenizer"))
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "instruct")
+    text = tiny.settings(tokenizer=str(tmp_path / "instruct"), template="chat")
+    records.write_trajectories(tmp_path / "histories.jsonl", tiny.trajectories(8))
+    built = build([tmp_path / "histories.jsonl"], tmp_path / "chat", tiny.build_settings("", text=text)).path
+    run, _ = open_adapted(built, base, tmp_path / "run")
+    assert tokenizer_folder(run) == str(built / "tokenizer")
+    assert load_tokenizer(tokenizer_folder(run)).chat_template == tiny.CHAT_TEMPLATE
+    raw, _ = open_adapted(dataset, base, tmp_path / "run")
+    assert tokenizer_folder(raw) == str(base)
 
 
 def logits(run, tokens):

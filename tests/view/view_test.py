@@ -121,6 +121,12 @@ def test_an_anchor_is_a_token_in_focus_without_focus_characters():
     assert not any(token.is_anchor for token in pair.chosen.tokens)
 
 
+def test_an_anchor_is_shown_at_the_token_where_the_sides_part():
+    pair = made.pair_view("x = 1\nx = 1\nz = 3\n", "x = 1\nz = 3\n")
+    assert [token.text[:1] for token in pair.rejected.tokens if token.is_anchor] == ["z"]
+    assert [line.number for line in pair.rejected.lines if line.has_anchor] == [2]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_weights_are_those_of_the_recipe_at_every_token(recipe):
     mode = RECIPES[recipe].focus_mode or "line"

@@ -13,7 +13,7 @@ from iterpref_jax.evaluate.tasks import Benchmark, Limits, Prompts, StoredTests,
 
 
 def read(source: Source, choice: Choice) -> Benchmark:
-    """Reads trajectories.jsonl: one task for every `task`, the first history of it.
+    """Reads trajectories.jsonl: one task for every `meta.task`, the first history of it; a row without is one itself.
 
     Raises:
         UserError: tests of a style that there is not, or that are not what their style says.
@@ -22,14 +22,16 @@ def read(source: Source, choice: Choice) -> Benchmark:
     tasks: dict[str, Task] = {}
     for trajectory in records.read_trajectories(source.path):
         last = trajectory.versions[-1]
+        # Not `trajectory.task`: a person reads this name, and equal instructions may come with different tests.
+        name = trajectory.meta.get("task", trajectory.task_id)
         task = Task(
-            task_id=trajectory.task,
+            task_id=name,
             prompts=Prompts(messages=(("user", trajectory.instruction),)),
             entry_point="",
             canonical=last.code if last.passed else "",
             suites=(Suite(name="base", tests=_tests(trajectory, source.path)),),
         )
-        tasks.setdefault(trajectory.task, task)
+        tasks.setdefault(name, task)
     return benchmark_of(
         dataclasses.replace(source, version="trajectories"),
         tasks.values(),
