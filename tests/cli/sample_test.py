@@ -7,6 +7,7 @@ import pytest
 
 from iterpref_jax.__main__ import main
 from iterpref_jax.cli.model import OpenedModel
+from iterpref_jax.data.text_rules import make_rules
 from iterpref_jax.decode import job
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import init_params
@@ -131,8 +132,12 @@ def test_chat_without_a_template_is_refused(model, prompts, tmp_path, capsys):
 
 
 def test_a_runs_model_is_asked_with_the_template_arguments_it_was_trained_with(tmp_path):
-    tiny.byte_level(chat_template="{{ messages[0].content }}{% if short %}!{% endif %}").save_pretrained(tmp_path)
+    tokenizer = tiny.byte_level(
+        chat_template="{{ messages | map(attribute='content') | join }}{% if short %}!{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path)
     question = [{"role": "user", "content": "Q"}]
     for kwargs, prompt in (({}, "Q"), ({"short": True}, "Q!")):
-        opened = OpenedModel("name", "origin", None, None, str(tmp_path), kwargs)
+        rules = make_rules(tiny.settings(template="chat", template_kwargs=kwargs), tokenizer)
+        opened = OpenedModel("name", "origin", None, None, str(tmp_path), rules)
         assert opened.tokenizer.apply_chat_template(question, tokenize=False) == prompt
