@@ -3,8 +3,8 @@
     iterpref build --config=configs/target_rpo_gemma3_1b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_gemma3_1b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 18.5 of 31.24 GiB a chip,
-64 x 2 rows an update of 128 pairs; at assumed speeds 4.0 s an update and 0.9 chip hours an epoch of 100,000 pairs.
+Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 18.3 of 31.24 GiB a chip, 64
+x 2 rows an update of 128 pairs; at assumed speeds 2.9 s an update and 0.6 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -4,8 +4,8 @@
     iterpref train --config=configs/target_rpo_lora_qwen2_5_coder_7b.py --config.data.path=DATA --workdir=RUN
     iterpref export --workdir=RUN --out=FOLDER              (merged; --adapters writes a PEFT folder instead)
 
-Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 17.4 of 31.24 GiB a chip,
-128 x 1 rows an update of 128 pairs; at assumed speeds 24.9 s an update and 5.4 chip hours an epoch of 100,000 pairs.
+Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 17.0 of 31.24 GiB a chip, 128
+x 1 rows an update of 128 pairs; at assumed speeds 14.4 s an update and 3.1 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -3,9 +3,8 @@
     iterpref build --config=configs/target_rpo_mistral_7b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_mistral_7b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 18.0 of 95.73 GiB a
-chip, 6 x 8 rows an update of 128 pairs; at assumed speeds 4.9 s an update and 8.5 chip hours an epoch of 100,000
-pairs.
+Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 17.3 of 95.73 GiB a chip,
+8 x 8 rows an update of 128 pairs; at assumed speeds 3.8 s an update and 6.6 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -3,8 +3,8 @@
     iterpref build --config=configs/target_rpo_qwen2_5_coder_0_5b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_qwen2_5_coder_0_5b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 9.2 of 31.24 GiB a chip, 64
-x 2 rows an update of 128 pairs; at assumed speeds 2.1 s an update and 0.5 chip hours an epoch of 100,000 pairs.
+Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 9.1 of 31.24 GiB a chip, 64 x
+2 rows an update of 128 pairs; at assumed speeds 1.5 s an update and 0.3 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -3,9 +3,8 @@
     iterpref build --config=configs/target_rpo_qwen2_5_coder_32b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_qwen2_5_coder_32b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v5p:2x2x4`, 16 chips; pairs of 300 + 724 tokens): 39.0 of 95.73 GiB a
-chip, 3 x 16 rows an update of 128 pairs; at assumed speeds 10.8 s an update and 37.4 chip hours an epoch of 100,000
-pairs.
+Plan (`iterpref plan --config=... --topology=v5p:2x2x4`, 16 chips; pairs of 300 + 724 tokens): 37.5 of 95.73 GiB a chip,
+4 x 16 rows an update of 128 pairs; at assumed speeds 8.2 s an update and 28.6 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -3,9 +3,8 @@
     iterpref build --config=configs/target_rpo_qwen3_8b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_qwen3_8b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 19.6 of 95.73 GiB a
-chip, 6 x 8 rows an update of 128 pairs; at assumed speeds 5.1 s an update and 8.9 chip hours an epoch of 100,000
-pairs.
+Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 19.1 of 95.73 GiB a chip,
+8 x 8 rows an update of 128 pairs; at assumed speeds 4.0 s an update and 7.0 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 
