@@ -112,7 +112,7 @@ def test_every_recipe_stands_in_the_table_with_its_chip_hours(site):
     assert found == recipes_of(ROOT / "configs")
     (row,) = [row for row in rows if ">configs/target_rpo_qwen2_5_coder_32b.py</a>" in row]
     cells = re.findall(r"<td>(.*?)</td>", row, re.DOTALL)
-    assert cells[1:] == ["<code>v5p:2x2x4</code>", "39.0 of 95.73", "10.8", "37.4"]
+    assert cells[1:] == ["<code>v5p:2x2x4</code>", "37.5 of 95.73", "8.2", "28.6"]
 
 
 def test_every_recipe_and_link_is_on_the_page_of_the_method():
