@@ -1,6 +1,6 @@
 """The demo: a small decoder from scratch, NLL on repaired programs, then Target-RPO from that reference; no hub.
 
-    bash launch/demo.sh                       # everything, 4.5 minutes on 2 cores after installation
+    bash launch/demo.sh                       # everything, 4.5 to 6 minutes on 2 cores after installation
     iterpref train --config=configs/demo.py:stage=sft ...        # its training steps, one by one
     iterpref train --config=configs/demo.py:stage=target_rpo ...
 
