@@ -27,7 +27,6 @@ class _Side(NamedTuple):
     `other` holds the ids of the chosen side: no anchor of the rejected one stands inside their common prefix.
     """
 
-    pair_id: str
     where: str
     text: str
     shift: int
@@ -45,7 +44,6 @@ class _Encoded(NamedTuple):
 class Garbled(NamedTuple):
     """A pair of which the tokenizer does not give a side back byte for byte, and where it does not."""
 
-    pair_id: str
     where: str
 
 
@@ -60,6 +58,7 @@ class Encoder:
         spec = json.loads(self._backend.to_str())
         self._bytes = token_bytes.token_bytes(self._backend, spec)
         self._lengths = np.array([len(token) for token in self._bytes], np.int64)
+        self._longest = int(self._lengths.max())
         plain = token_bytes.plain_backend(spec, self._bytes)
         self._completions = pieces.BatchEncoder(plain, token_bytes.plain_spec(spec, self._bytes))
         self._prompts = pieces.BatchEncoder(self._backend, spec)
@@ -70,7 +69,7 @@ class Encoder:
 
     def is_surely_longer(self, text: str, tokens: int) -> bool:
         """Whether `text` cannot fit so many tokens, however long each is; False says nothing."""
-        return len(text) > tokens * int(self._lengths.max())
+        return len(text) > tokens * self._longest
 
     def normalize(self, text: str) -> str:
         """Returns `text` in the tokenizer's Unicode form; spans must be found in this text."""
@@ -144,9 +143,7 @@ class Encoder:
     ) -> _Side:
         whole = self.completion_text(text, pair.form)
         shift = len(self.rules.fence_open) if pair.form == "code" else 0
-        return _Side(
-            pair.pair_id, f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans, other
-        )
+        return _Side(f"pair {pair.pair_id!r}, {name}", _checked_unicode(whole, pair.pair_id), shift, spans, other)
 
     def _prompts_of(self, pairs: Sequence[records.Pair]) -> list[np.ndarray]:
         # One task gives many pairs: its prompt is rendered and encoded once.
@@ -182,7 +179,7 @@ class Encoder:
         rules, guard = self.rules, len(self.rules.guard_ids)
         got = b"".join([self._bytes[i] for i in ids[guard:]])
         if got != side.text.encode() or tuple(ids[:guard]) != rules.guard_ids:
-            return Garbled(side.pair_id, f"{side.where}: {_difference(side.text, got)}")
+            return Garbled(f"{side.where}: {_difference(side.text, got)}")
         own = np.array([*ids[guard:], *rules.eos_ids], np.int32)
         focus = np.zeros(len(own), np.uint8)
         for first, last, is_anchor in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from iterpref_jax.errors import UserError
-from iterpref_jax.models.transformer import Params
+from iterpref_jax.models.transformer import Params, is_norm
 from iterpref_jax.train.gradients import float32
 from iterpref_jax.train.layerwise import layer_by_layer
 from iterpref_jax.train.rounding import mixed, rounded
@@ -177,6 +177,6 @@ def _rounded(tree: Any, step: jax.Array, layer: jax.Array | int, like: Any = Non
 def _decayed(params: Params) -> Params:
     def is_decayed(path, _) -> bool:
         names = [key.key for key in path]
-        return not (names[-1].endswith("bias") or any("norm" in name for name in names))
+        return not (names[-1].endswith("bias") or is_norm(names))
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
