@@ -103,7 +103,7 @@ def run_child(python: str, script: str, spec: dict[str, Any], *, timeout: float,
                     command, stdout=out, stderr=out, timeout=timeout, check=True, env=os.environ | hidden, cwd=ROOT
                 )
             except subprocess.TimeoutExpired:
-                return {"error": f"stopped after {timeout:.0f} s", "load_average": load}
+                return {"error": f"stopped after {timeout:.0f} s: {said.read_text()[-2000:]}", "load_average": load}
             except subprocess.CalledProcessError as error:
                 return {"error": f"exit status {error.returncode}: {said.read_text()[-2000:]}", "load_average": load}
         return json.loads(found.read_text()) | {"load_average": load}
