@@ -36,7 +36,6 @@ from iterpref_jax.data.layout import RowSettings, Tree, Weighting, lay_out, plac
 from iterpref_jax.data.schema import Example, open_dataset
 from iterpref_jax.objectives.weights import find_recipe
 from iterpref_jax.ops.tree_attention import tree_attention
-from iterpref_jax.ops.tree_attention_gpu import tree_attention_cudnn
 from iterpref_jax.ops.tree_blocks import visible
 from iterpref_jax.parallel.mesh import ALL_DEVICES, make_mesh
 from iterpref_jax.parallel.rules import Placement
@@ -93,9 +92,12 @@ def packed(options: argparse.Namespace) -> RowBatch:
     return batch
 
 
-def dense(query, key, value, until_RT, depth_RT, *, scale: float, window: int | None) -> jax.Array:
+def dense(
+    query, key, value, until_RT, depth_RT, *, scale: float, window: int | None, implementation: Any = "xla"
+) -> jax.Array:
+    """Attention over a mask of T * T a row; cuDNN's takes head dims up to 128 and no float32."""
     mask_R1TT = visible(until_RT, depth_RT, window)[:, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask_R1TT, scale=scale, implementation="xla")
+    return jax.nn.dot_product_attention(query, key, value, mask=mask_R1TT, scale=scale, implementation=implementation)
 
 
 def splash(query, key, value, until_RT, depth_RT, *, scale: float, window: int | None) -> jax.Array:
@@ -111,7 +113,7 @@ def splash(query, key, value, until_RT, depth_RT, *, scale: float, window: int |
 def form(name: str, options: argparse.Namespace, platform: str) -> Attention:
     """Returns the form of this name as a function of the arrays alone."""
     fixed = dict(scale=options.head_dim**-0.5, window=options.window or None)
-    other = {"dense": dense, "splash": splash, "cudnn": tree_attention_cudnn}
+    other = {"dense": dense, "splash": splash, "cudnn": functools.partial(dense, implementation="cudnn")}
     if name in other:
         return functools.partial(other[name], **fixed)
     return functools.partial(tree_attention, **fixed, implementation=name, platform=platform)

@@ -1,8 +1,11 @@
 """Tree attention on GPUs: Pallas kernels for Triton that read only the blocks that somebody sees.
 
-The algorithm is FlashAttention-2's (arXiv 2307.08691), forward and backward, over the lists of `tree_blocks`. Letters:
-R row, T token, N query heads, K key/value heads, H head dim, B block of one side, O block of the other side. In a
-kernel, q and k are the queries and keys of one block, and arrays of the whole batch are references to device memory.
+The algorithm is FlashAttention-2's (arXiv 2307.08691), forward and backward, over the lists of `tree_blocks`. cuDNN
+over a dense mask takes over four times as long (benchmarks/RESULTS.md).
+
+Letters: R row, T token, N query heads, K key/value heads, H head dim, B block of one side, O block of the other side.
+In a kernel, q and k are the queries and keys of one block, and arrays of the whole batch are references to device
+memory.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from iterpref_jax.ops.kept import ATTENTION
-from iterpref_jax.ops.tree_blocks import MASKED, TreeBlocks, Visits, tree_blocks, visible
+from iterpref_jax.ops.tree_blocks import MASKED, TreeBlocks, Visits, tree_blocks
 
 # The softmax is taken in powers of two, which the hardware computes directly.
 LOG2_E = math.log2(math.e)
@@ -112,25 +115,6 @@ def tree_attention_gpu(
     columns = [jnp.pad(x, padding[:2]) for x in (visible_until_RT, depth_RT)]
     out: jax.Array = _attention(spec, Operands(*heads, *columns))
     return out[:, :tokens, :, :head_dim]
-
-
-def tree_attention_cudnn(
-    query_RTNH: jax.Array,
-    key_RTKH: jax.Array,
-    value_RTKH: jax.Array,
-    visible_until_RT: jax.Array,
-    depth_RT: jax.Array,
-    *,
-    scale: float,
-    window: int | None = None,
-) -> jax.Array:
-    """Returns the same by cuDNN over a dense mask (T * T a row); head dims up to 128, no float32.
-
-    A candidate that no run picks: benchmarks/kernels.py shows on a machine with a GPU which of the two is better.
-    """
-    mask_R1TT = visible(visible_until_RT, depth_RT, window)[:, None]
-    heads = query_RTNH, key_RTKH, value_RTKH
-    return jax.nn.dot_product_attention(*heads, mask=mask_R1TT, scale=scale, implementation="cudnn")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
