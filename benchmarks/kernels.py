@@ -95,7 +95,7 @@ def packed(options: argparse.Namespace) -> RowBatch:
 def dense(
     query, key, value, until_RT, depth_RT, *, scale: float, window: int | None, implementation: Any = "xla"
 ) -> jax.Array:
-    """Attention over a mask of T * T a row; cuDNN's takes head dims up to 128 and no float32."""
+    """Attention over a mask of T * T a row; cuDNN's takes no float32."""
     mask_R1TT = visible(until_RT, depth_RT, window)[:, None]
     return jax.nn.dot_product_attention(query, key, value, mask=mask_R1TT, scale=scale, implementation=implementation)
 
@@ -167,19 +167,21 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with jax.default_matmul_precision("highest"):
         exactly = jax.jit(with_gradients(form("dense", options, platform))).lower(*rounded, *columns)
     exact_program, *built = compile_all([exactly, *lowered(forms, *heads, *columns)])
-    halves = zip(built[: len(forms)], built[len(forms) :], strict=True)
-    failed = {name: next(filter(is_refusal, half), None) for name, half in zip(forms, halves, strict=True)}
-    yield from ({"form": name, "error": said} for name, said in failed.items() if said)
+    if is_refusal(exact_program):
+        raise SystemExit(f"the dense form in float32, which the others are compared with: {exact_program}")
+    forward, both = dict(zip(forms, built, strict=False)), dict(zip(forms, built[len(forms) :], strict=True))
+    for name in forms:
+        if refusals := [half.pop(name) for half in (forward, both) if is_refusal(half[name])]:
+            yield {"form": name, "error": refusals[0]}
+    forms = [name for name in forms if name in forward and name in both]
     expected = exact_program(*rounded, *columns)
-    runs = [functools.partial(program, *heads, *columns) for program in built]
     forward, both = (
-        {name: run for name, run in zip(forms, half, strict=True) if not failed[name]}
-        for half in (runs[: len(forms)], runs[len(forms) :])
+        {name: functools.partial(half[name], *heads, *columns) for name in forms} for half in (forward, both)
     )
     seconds, both_seconds = timed(forward, options.repeats), timed(both, options.repeats)
     scores = int(visible(*columns, options.window or None).sum()) * options.heads
-    for name in both:
-        work = scores * options.head_dim / 1e12
+    work = scores * options.head_dim / 1e12
+    for name in forms:
         yield {
             "form": name,
             "device": jax.devices()[0].device_kind,
@@ -193,23 +195,27 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-def lowered(forms: dict[str, Attention], *arrays: jax.Array) -> list[jax.stages.Lowered]:
-    """Returns every form's forward pass, then every form's both passes; all take the gradient of the output first."""
-    forward = [jax.jit(lambda _, *given, run=run: run(*given)).lower(*arrays) for run in forms.values()]
-    return forward + [jax.jit(with_gradients(run)).lower(*arrays) for run in forms.values()]
+def lowered(forms: dict[str, Attention], *arrays: jax.Array) -> list[Any]:
+    """Returns every form's forward pass, then every form's both passes, or what JAX says against one; all take the
+    gradient of the output first.
+    """
+    forward = [jax.jit(lambda _, *given, run=run: run(*given)) for run in forms.values()]
+    both = [jax.jit(with_gradients(run)) for run in forms.values()]
+    return [_tried(program.lower, *arrays) for program in forward + both]
 
 
-def compile_all(programs: Sequence[jax.stages.Lowered]) -> list[Any]:
-    """Returns the programs compiled, on all cores at once, or what the compiler says against one."""
+def compile_all(programs: Sequence[Any]) -> list[Any]:
+    """Returns the lowered programs compiled, on all cores at once, or what the compiler says against one."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_compiled, programs))
+        return list(pool.map(lambda each: each if is_refusal(each) else _tried(each.compile), programs))
 
 
-def _compiled(program: jax.stages.Lowered) -> Any:
+def _tried(call: Callable[..., Any], *arrays: jax.Array) -> Any:
     try:
-        return program.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return str(error).splitlines()[0][:200]
+        return call(*arrays)
+    # How JAX refuses a dtype or a head dim that a kernel does not take, a device that is too old, and no memory.
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        return (str(error).splitlines() or [repr(error)])[0][:200]
 
 
 def is_refusal(built: Any) -> bool:

@@ -47,7 +47,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     arguments.add_argument("--pairs", type=int, default=16, help="a bucket that are timed; 0: nothing is timed")
     arguments.add_argument("--repeats", type=int, default=1, help="times that every layout has its turn")
     arguments.add_argument("--table", action="store_true", help="a table as well, at the end")
-    return words.parse(arguments, argv)
+    options, overrides = words.parse(arguments, argv)
+    if 0 < options.pairs < options.pairs_per_step:
+        raise UserError(f"--pairs {options.pairs} is less than one of --pairs-per-step {options.pairs_per_step}")
+    return options, overrides
 
 
 def buckets(dataset: Dataset, edges: Sequence[int]) -> Iterator[tuple[str, list[int]]]:

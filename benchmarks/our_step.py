@@ -80,7 +80,7 @@ def batches(run: Run, trainer: Trainer) -> Iterator[RowBatch]:
 def work_of(run: Run, batch: RowBatch) -> dict[str, float]:
     """Returns what one step computes: columns hold the tokens and padding, FLOPs are the model's."""
     work = Work(batch)
-    flops = work.train_flops(run.decoder.config)
+    flops = work.train_flops(run.decoder.config, run.decoder.lora)
     return {"tokens": work.tokens, "columns": work.slots, "targets": work.targets, "flops": flops}
 
 
@@ -105,7 +105,8 @@ def executed_of(run: Run, batch: RowBatch) -> float:
     counts = Counts(len(micros) * rows * tokens, logits, scores)
     compute = run.settings.model.compute
     keeps = keeps_logits(projection, micros[0].target_RG.size * config.vocab_size)
-    return executed_flops(config, counts, remat=compute.remat, attention=decoder.attention, keeps_logits=keeps)
+    how = dict(remat=compute.remat, attention=decoder.attention, keeps_logits=keeps, lora=decoder.lora)
+    return executed_flops(config, counts, **how)
 
 
 def count(spec: dict[str, Any]) -> dict[str, Any]:

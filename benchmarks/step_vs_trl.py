@@ -12,8 +12,13 @@ same AdamW. Every variant runs in a process of its own, and they take turns. Our
     focal            Target-DPO shared, y- truncated after its last weighted token
     tree             Target-DPO all pairs of one history in one tree, where there are several (--choose all)
 
-All score the targets only and read the reference from a cache; its pass is measured apart. Against `trl` (the reference
-model runs in the step) a ratio counts our reference pass, against `trl_precomputed` training alone on both sides.
+All score the targets only and read the reference from a cache; its pass is measured apart. TRL's:
+
+    trl                      the reference model runs in the step: a ratio counts our reference pass
+    trl_precomputed          `precompute_ref_log_probs`: a ratio is of training alone on both sides
+    trl_labelled, trl_precomputed_labelled    on a CPU TRL's head scores prompts and padding too, on a GPU labelled
+                             positions only; these do on a CPU what it does on a GPU
+
 `trl/2` works on 2 pairs at a time; ratios are to the fastest. A warm-up step, which compiles, is told apart.
 
 Checked on the way: both sides see equally many tokens, and step by step the same losses wherever the objective is the
@@ -46,8 +51,13 @@ OURS = {
     "focal": ("target_dpo", "shared", True),
     "tree": ("target_dpo", "tree", True),
 }
-# Variant -> whether the reference is precomputed.
-TRL = {"trl": False, "trl_precomputed": True}
+# Variant -> whether the reference is precomputed, and whether the head scores labelled positions only on a CPU too.
+TRL = {
+    "trl": (False, False),
+    "trl_precomputed": (True, False),
+    "trl_labelled": (False, True),
+    "trl_precomputed_labelled": (True, True),
+}
 # What a run says of itself once.
 ABOUT = ("mfu", "executed_mfu", "row_tokens", "parameters", "device_kind", "versions")
 # How far the losses of one step may lie apart.
@@ -68,7 +78,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     arguments.add_argument("--trl-batch", type=int, nargs="+", default=[1], help="pairs that TRL works on at a time")
     arguments.add_argument("--trl-attention", default="sdpa", help="attn_implementation of transformers")
     arguments.add_argument("--trl-liger", action="store_true", help="Liger's layer kernels")
-    arguments.add_argument("--trl-checkpointing", action="store_true", help="gradient checkpointing")
+    arguments.add_argument("--trl-checkpointing", action="store_true", help="gradient checkpointing, as by default")
+    arguments.add_argument(
+        "--trl-reference-batch", type=int, default=0, help="pairs as it precomputes; 0: as it trains"
+    )
     options, overrides = words.parse(arguments, argv)
     uneven = [count for count in options.trl_batch if options.pairs_per_step % count]
     if options.pairs < 1 or options.pairs % options.pairs_per_step or uneven:
@@ -76,6 +89,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             f"--pairs {options.pairs} must be a multiple of --pairs-per-step {options.pairs_per_step}, and that one of "
             f"every --trl-batch {options.trl_batch}"
         )
+    if options.device == "gpu" and any(TRL.get(kind(name), (False, False))[1] for name in options.only.split(",")):
+        raise UserError(f"--only {options.only}: on a GPU TRL's head scores labelled positions only anyway")
     return options, overrides
 
 
@@ -93,10 +108,12 @@ class Variants:
 
     def names(self) -> list[str]:
         """Returns the variants of --only, or all that differ: trees need pairs with one prompt and one chosen side."""
-        theirs = [f"{name}/{batch}" for name in TRL for batch in self.options.trl_batch]
+        on_gpu = self.options.device == "gpu"
+        kinds = [name for name, (_, labelled) in TRL.items() if not (labelled and on_gpu)]
+        theirs = [f"{name}/{batch}" for name in kinds for batch in self.options.trl_batch]
         joined = schema.open_dataset(self.data).split("train").index.previous_len >= 0
         useful = [name for name in OURS if name != "tree" or joined.any()]
-        wanted = self.options.only.split(",") if self.options.only else [*useful, *TRL]
+        wanted = self.options.only.split(",") if self.options.only else [*useful, *kinds]
         found = [name for name in [*OURS, *theirs] if name in wanted or kind(name) in wanted]
         unknown = set(wanted) - {*found, *map(kind, found)}
         if unknown:
@@ -133,7 +150,9 @@ class Variants:
             "tokenizer": str(self.data / "tokenizer"),
             "workdir": self._workdir(),
             "beta": BETA,
-            "precompute": TRL[kind(name)],
+            "precompute": TRL[kind(name)][0],
+            "labelled": TRL[kind(name)][1],
+            "reference_batch": options.trl_reference_batch or int(name.partition("/")[2]),
             "batch": int(name.partition("/")[2]),
             "attention": options.trl_attention,
             "liger": options.trl_liger,
@@ -180,6 +199,7 @@ def line(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> 
         **{name: sum(last[name][1:]) for name in ("targets", "flops", "executed_flops") if name in last},
         **{name: last[name] for name in ABOUT if name in last},
         "first_step_s": [round(run["step_s"][0], 2) for run in runs],
+        "step_s": [round(seconds, 4) for seconds in last["step_s"]],
         "pairs_per_second_of_runs": [round(options.pairs / sum(run["step_s"][1:]), 4) for run in runs],
         "losses": [round(loss, 6) for loss in last["losses"]],
         **loads,
@@ -187,10 +207,13 @@ def line(name: str, runs: list[dict[str, Any]], options: argparse.Namespace) -> 
 
 
 def ratios(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Returns, for each variant of ours, its speed and memory against the fastest TRL and against `separate`."""
+    """Returns, for each variant of ours, its speed and memory against the fastest TRL, and its speed against two
+    sequences a pair of DPO and of Target-DPO.
+    """
     ours = {name: found for name, found in lines.items() if name in OURS}
     found: dict[str, Any] = {name: {"recipe": recipe_of(name)} for name in ours}
-    for rival, speed in {"trl": "pairs_per_second_with_reference", "trl_precomputed": "pairs_per_second"}.items():
+    for rival, (precomputed, _) in TRL.items():
+        speed = "pairs_per_second" if precomputed else "pairs_per_second_with_reference"
         theirs = [line for name, line in lines.items() if kind(name) == rival]
         if not theirs:
             continue
@@ -198,9 +221,9 @@ def ratios(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for name, mine in ours.items():
             found[name][f"speed_vs_{best['variant']}"] = round(mine[speed] / best[speed], 2)
             found[name][f"memory_vs_{best['variant']}"] = round(mine["peak_bytes"] / best["peak_bytes"], 2)
-    for name, mine in ours.items():
-        if "separate" in ours:
-            found[name]["speed_vs_separate"] = round(mine["pairs_per_second"] / ours["separate"]["pairs_per_second"], 2)
+    for base in ours.keys() & {"separate", "target_separate"}:
+        for name, mine in ours.items():
+            found[name][f"speed_vs_{base}"] = round(mine["pairs_per_second"] / ours[base]["pairs_per_second"], 2)
     return found
 
 

@@ -128,6 +128,8 @@ CHIPS = {
     "b200": _gpu("NVIDIA B200", 180, 2250e12, 8000e9, 900e9, 50e9, **_BLACKWELL),
 }  # fmt: skip
 
+# Slower than the SXM forms of the same name.
+OTHER_FORMS = ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL")
 TPUS = ("v5e", "v5p", "v6e")
 # Of a TPU host as libtpu takes it where nothing else is said.
 CHIPS_A_HOST = 4
@@ -175,6 +177,8 @@ def one_domain(name: str, chip: Chip, devices: Sequence[Any]) -> Topology:
 
 def chip_of(device_kind: str) -> Chip | None:
     """Returns the chip behind JAX's `device_kind`, or None where it is not known (CPU)."""
+    if device_kind.startswith(OTHER_FORMS):
+        return None
     known = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
     return max(known, key=lambda chip: len(chip.kind), default=None)
 

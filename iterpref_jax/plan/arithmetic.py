@@ -28,7 +28,7 @@ class Work:
 
 def work(load: Workload, decoder: Decoder) -> Work:
     """Returns the FLOPs of a step; its rows are taken to be like those of the first one."""
-    config, run, caps = decoder.config, load.settings, load.caps
+    config, lora, run, caps = decoder.config, decoder.lora, load.settings, load.caps
     attention, a_microbatch = decoder.attention, load.settings.rows.rows_per_microbatch
     tiles, logits = _projected(load, decoder)
     # Rows of padding are computed too, but for attention.
@@ -38,9 +38,9 @@ def work(load: Workload, decoder: Decoder) -> Work:
     counts = Counts(round(dense.tokens * slots), round(logits * load.used_microbatches), round(scores))
     keeps = keeps_logits(decoder.projection(a_microbatch), a_microbatch * caps.targets * config.vocab_size)
     remat = run.model.compute.remat
-    executed = executed_flops(config, counts, remat=remat, attention=attention, keeps_logits=keeps)
+    executed = executed_flops(config, counts, remat=remat, attention=attention, keeps_logits=keeps, lora=lora)
     sample, a_step = load.sample, run.train.global_batch
-    needed = model_flops(config, seen(config, sample.positions, int(sample.used.sum()))) / sample.pairs
+    needed = model_flops(config, seen(config, sample.positions, int(sample.used.sum())), lora) / sample.pairs
     return Work(
         executed=executed, model=needed * a_step, executed_a_pair=executed / a_step, model_a_pair=needed, tiles=tiles
     )

@@ -3,7 +3,8 @@
 *Model* FLOPs are what the mathematics needs; *executed* FLOPs add padding, recomputation and masked scores. One
 multiply-add is two. Norms, rotations, softmax and the optimizer are left out, as everywhere.
 
-An adapted model counts like one that is trained whole: adapters save memory, and a part of the backward pass.
+An adapted model (`lora`) has no gradients of its kernels and its vocabulary. The products of the adapters themselves,
+few beside those of the kernels, are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.lora import NO_LORA, Lora
 from iterpref_jax.models.remat import REMATS
 from iterpref_jax.ops.kept import ATTENTION, MLP, PRODUCTS
 from iterpref_jax.ops.tree_attention import query_blocks
@@ -74,20 +76,23 @@ def forward_flops(config: ModelConfig, counts: Counts) -> float:
     return float(layers + attention + 2 * config.hidden_size * counts.logits)
 
 
-def model_flops(config: ModelConfig, counts: Counts) -> float:
-    """3 x forward: every product needs two in the backward pass."""
-    return 3 * forward_flops(config, counts)
+def model_flops(config: ModelConfig, counts: Counts, lora: Lora = NO_LORA) -> float:
+    """3 x forward: every product needs two in the backward pass, and one where its kernel is frozen."""
+    scores = ATTENTION_FORWARD * _score_flops(config) * counts.scores
+    return 3 * scores + _passes(lora) * (forward_flops(config, counts) - scores)
 
 
-def executed_flops(config: ModelConfig, counts: Counts, *, remat: str, attention: str, keeps_logits: bool) -> float:
-    """Matrix products 3 times, attention's as above, logits once more unless they are kept; and what of a layer's
-    forward pass `remat` (of `models.remat.REMATS`) makes again, never its last product, whose result no gradient needs
-    unless a norm follows it.
+def executed_flops(
+    config: ModelConfig, counts: Counts, *, remat: str, attention: str, keeps_logits: bool, lora: Lora = NO_LORA
+) -> float:
+    """Matrix products as often as in `model_flops`, attention's as above, logits once more unless they are kept; and
+    what of a layer's forward pass `remat` (of `models.remat.REMATS`) makes again, never its last product, whose result
+    no gradient needs unless a norm follows it.
 
     `attention` is the implementation that runs ("auto" is none).
     """
     entries, kept = _entries(config), REMATS[remat]
-    products, attention_products = 3 * sum(entries), ATTENTION_FORWARD + ATTENTION_BACKWARD[attention]
+    products, attention_products = _passes(lora) * sum(entries), ATTENTION_FORWARD + ATTENTION_BACKWARD[attention]
     if kept is not None:
         first = 2 if config.mlp == "experts" else 1
         again = entries if config.post_norms else entries[:-1]
@@ -95,8 +100,13 @@ def executed_flops(config: ModelConfig, counts: Counts, *, remat: str, attention
         products += 0 if PRODUCTS in kept.keeps else sum(again) - entries[first]
         attention_products += 0 if ATTENTION in kept.keeps else ATTENTION_FORWARD
     layers = 2 * products * counts.tokens * config.num_hidden_layers
-    head = (3 if keeps_logits else 4) * 2 * config.hidden_size * counts.logits
+    head = (_passes(lora) + (not keeps_logits)) * 2 * config.hidden_size * counts.logits
     return float(layers + attention_products * _score_flops(config) * counts.scores + head)
+
+
+def _passes(lora: Lora) -> int:
+    """How often a step computes a matrix product: forward, for its input's gradient and, if trained, its kernel's."""
+    return 2 if lora.rank else 3
 
 
 def _entries(config: ModelConfig) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.lora import Lora
 from iterpref_jax.objectives.preference import used_terms
 from iterpref_jax.parallel import distributed
 from iterpref_jax.parallel.rules import Placement
@@ -64,8 +65,8 @@ class JoinedWork(Work):
         self.__dict__.update(counts, slots=counts.pop("microbatches") * self._row_slots)
         return self.__dict__[name]
 
-    def train_flops(self, config: ModelConfig) -> float:
-        return model_flops(config, Counts(self.tokens, self.targets * config.vocab_size, self.scores))
+    def train_flops(self, config: ModelConfig, lora: Lora) -> float:
+        return model_flops(config, Counts(self.tokens, self.targets * config.vocab_size, self.scores), lora)
 
 
 def work_of(config: ModelConfig) -> Callable[[RowBatch, RowBatch], Work]:

@@ -289,7 +289,7 @@ class Trainer:
         if bad:
             raise UserError(self._nan_report(bad, values[bad], update.number))
         seconds, waited = watch.lap(update.number)
-        speed = update.work.throughput(seconds, self.run.decoder.config)
+        speed = update.work.throughput(seconds, self.run.decoder.config, self.run.decoder.lora)
         inputs = {"step_s": seconds, "input_wait_s": waited, "input_wait_fraction": waited / seconds}
         log.write(update.number, "train", values | speed | inputs)
         advance(1, _note(values))

@@ -24,7 +24,7 @@ def memory_use() -> dict[str, float | None]:
     devices = {name: _highest([stats[key] for stats in told if key in stats]) for name, key in names.items()}
     now = _resident()
     # The kernel's two counters are not brought up to date together.
-    return devices | {"process_gib": now, "process_peak_gib": max(_gib(_peak()), now or 0.0)}
+    return devices | {"process_gib": now, "process_peak_gib": max(_peak(), now or 0.0)}
 
 
 def _highest(sizes: list[int]) -> float | None:
@@ -33,15 +33,20 @@ def _highest(sizes: list[int]) -> float | None:
 
 def _resident() -> float | None:
     # Only Linux tells it without a package.
-    if not _STATUS.exists():
-        return None
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return _gib(1024 * int(line.split()[1]))
+    return _told("VmRSS") if _STATUS.exists() else None
 
 
-def _peak() -> int:
+def _peak() -> float:
+    # `ru_maxrss` starts from the peak of the process that forked this one.
+    if _STATUS.exists():
+        return _told("VmHWM")
     # In KiB, but on macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def _told(name: str) -> float:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return _gib(1024 * int(line.split()[1]))
 
 
 def _gib(size: int) -> float:

@@ -15,6 +15,7 @@ from iterpref_jax.atomic import replace_text
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.lora import Lora
 from iterpref_jax.objectives.preference import used_terms
 from iterpref_jax.parallel.topology import chip_of
 from iterpref_jax.train.board import Board
@@ -98,18 +99,18 @@ class Work:
         self.targets = int(np.where(used_terms(batch), batch.term_RE + 1, 0).max(-1).sum())
         self.depth = np.asarray(batch.depth_RT)[used]
 
-    def train_flops(self, config: ModelConfig) -> float:
+    def train_flops(self, config: ModelConfig, lora: Lora) -> float:
         """Model FLOPs of forward and backward pass, without recomputation or padding."""
-        return model_flops(config, seen(config, self.depth, self.targets))
+        return model_flops(config, seen(config, self.depth, self.targets), lora)
 
-    def throughput(self, seconds: float, config: ModelConfig) -> dict[str, float | None]:
+    def throughput(self, seconds: float, config: ModelConfig, lora: Lora) -> dict[str, float | None]:
         """Returns pairs, rows and tokens a second, padding, and MFU (null where the device's peak is unknown)."""
         return {
             "pairs_per_second": self.pairs / seconds,
             "rows_per_second": self.rows / seconds,
             "tokens_per_second": self.tokens / seconds,
             "padding_fraction": 1 - self.tokens / self.slots,
-            "mfu": mfu(self.train_flops(config) / seconds),
+            "mfu": mfu(self.train_flops(config, lora) / seconds),
         }
 
 

@@ -65,6 +65,11 @@ def test_ratios_are_to_the_fastest_trl_of_each_kind(step_vs_trl):
     }
 
 
+def test_what_trl_does_on_a_gpu_anyway_is_no_variant_there(step_vs_trl):
+    with pytest.raises(step_vs_trl.UserError, match="labelled positions only anyway"):
+        step_vs_trl.parse(["--data", "x", "--device", "gpu", "--only", "focal,trl_labelled/1"])
+
+
 def test_the_first_step_does_not_count(step_vs_trl):
     options, _ = step_vs_trl.parse(["--data", "x", "--pairs", "8"])
     numbers = {"start_host_bytes": 1, "reference_s_per_pair": 0.5, "load_average": 0.1, "losses": [0.7, 0.6, 0.5]}
@@ -90,13 +95,15 @@ def test_ours_and_trl_train_alike(run_benchmark):
     pytest.importorskip("torch", reason=INSTALL)
     pytest.importorskip("trl", reason=INSTALL)
     words = ("--pairs", "4", "--trl-batch", "2", "--learning-rate", "1e-4")
-    status, (*lines, last), _ = run_benchmark("step_vs_trl.py", "--only", "separate,focal,trl,trl_precomputed", *words)
+    names = ("separate", "focal", "trl", "trl_precomputed", "trl_labelled")
+    status, (*lines, last), _ = run_benchmark("step_vs_trl.py", "--only", ",".join(names), *words)
     assert status == 0, lines
     assert last["disagreements"] == []
     found = {line["variant"]: line for line in lines}
-    assert found.keys() == {"separate", "focal", "trl/2", "trl_precomputed/2"}
+    theirs = ("trl/2", "trl_precomputed/2", "trl_labelled/2")
+    assert found.keys() == {"separate", "focal", *theirs}
     separate = found["separate"]
-    for name in ("trl/2", "trl_precomputed/2"):
+    for name in theirs:
         assert found[name]["losses"] == pytest.approx(separate["losses"], abs=1e-4)
         assert found[name]["tokens"] == separate["tokens"] > found["focal"]["tokens"]
     # Equal losses mean nothing before weights have moved.

@@ -53,6 +53,7 @@ def test_gpus_are_hosts_times_gpus(monkeypatch):
         ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
         ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
         ("cpu", None),
     ],
 )

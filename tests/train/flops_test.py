@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from iterpref_jax.models.decoder import Decoder
+from iterpref_jax.models.lora import Lora, joined, parted
 from iterpref_jax.models.transformer import abstract_params
 from iterpref_jax.ops.linear_logp import Projection, block_size, gather_sources, linear_logp
 from iterpref_jax.ops.tree_attention import query_blocks
@@ -90,28 +93,54 @@ SHAPES = {
 def test_executed_flops_are_the_products_in_the_traced_gradient(shape, remat, kept_bytes):
     config = model_config(**SHAPES[shape], num_hidden_layers=3, vocab_size=300)
     decoder = Decoder(config, dataclasses.replace(COMPUTE, remat=remat))
+    counts, traced = traced_gradient(decoder, kept_bytes)
+    expected = executed_flops(config, counts, remat=remat, attention="xla", keeps_logits=kept_bytes > 0)
+    assert expected == products(traced)
+
+
+@pytest.mark.parametrize(("remat", "kept_bytes"), [("full", 0), ("none", 2**20), ("save_products", 0)])
+def test_an_adapted_model_has_no_products_for_gradients_of_its_kernels(remat, kept_bytes):
+    config = model_config(**SHAPES["qwen2"], num_hidden_layers=3, vocab_size=300)
+    lora = Lora(rank=RANK, alpha=1.0, targets=("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"), quantize="")
+    decoder = Decoder(config, dataclasses.replace(COMPUTE, remat=remat), lora=lora)
+    counts, traced = traced_gradient(decoder, kept_bytes)
+    how = dict(remat=remat, attention="xla", keeps_logits=kept_bytes > 0)
+    assert executed_flops(config, counts, **how, lora=lora) == products(traced, apart=RANK)
+    assert executed_flops(config, counts, **how, lora=lora) < executed_flops(config, counts, **how)
+
+
+# Of adapters; no other dim is as long.
+RANK = 13
+
+
+def traced_gradient(decoder: Decoder, kept_bytes: int) -> tuple[Counts, Any]:
+    """Returns the counts of two rows, and the jaxpr of the gradients of what is trained, without what nothing needs."""
+    config = decoder.config
     projection = Projection(vocab=128, targets=2 * 70, kept_bytes=kept_bytes)
 
-    def loss(params, ints_RT, ints_RG):
+    def loss(trained, frozen, ints_RT, ints_RG):
+        params = joined(frozen, trained)
         hidden_RTD = decoder.hidden(params, ints_RT, ints_RT, ints_RT)
         hidden_RGD = gather_sources(hidden_RTD, ints_RG)
         return jnp.sin(linear_logp(hidden_RGD, decoder.head(params), ints_RG, ints_RG > 0, projection)[0]).sum()
 
     ints = [jax.ShapeDtypeStruct((2, size), jnp.int32) for size in (200, 70)]
-    traced = jax.make_jaxpr(jax.grad(loss))(abstract_params(config, "float32"), *ints)
+    traced = jax.make_jaxpr(jax.grad(loss))(*parted(abstract_params(config, "float32", decoder.lora)), *ints).jaxpr
     # One tile of all targets, 300 ids in blocks of 128.
     assert block_size(128, 300) == 128
     counts = laid_out(config, rows=2, tokens=200, targets=70, vocab=384)
-    expected = executed_flops(config, counts, remat=remat, attention="xla", keeps_logits=kept_bytes > 0)
-    assert expected == products(traced.jaxpr)
+    return counts, dce_jaxpr(traced, [True] * len(traced.outvars))[0]
 
 
-def products(jaxpr) -> int:
-    """FLOPs of the matrix products in a jaxpr, a scan's body times its length; the branches of a switch are alike."""
+def products(jaxpr, apart: int = 0) -> int:
+    """FLOPs of the matrix products in a jaxpr, a scan's body times its length; the branches of a switch are alike.
+
+    Products with a dim of length `apart` are left out.
+    """
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [products(sub) for sub in jaxprs_in_params(eqn.params)]
-        if eqn.primitive.name == "dot_general":
+        inner = [products(sub, apart) for sub in jaxprs_in_params(eqn.params)]
+        if eqn.primitive.name == "dot_general" and apart not in {*eqn.invars[0].aval.shape, *eqn.invars[1].aval.shape}:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             length = math.prod(eqn.invars[0].aval.shape[dim] for dim in contracted)
             total += 2 * length * math.prod(eqn.outvars[0].aval.shape)
