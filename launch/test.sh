@@ -7,7 +7,8 @@
 #   bash launch/test.sh --venv DIR       virtual environment to make or use (default: .venv-test)
 #   bash launch/test.sh -- -k layout     words behind -- go to pytest
 #
-# ITERPREF_DATA=FOLDER adds the tests on real histories and tokenizers; without it they skip and say so.
+# ITERPREF_DATA=FOLDER adds the tests on real histories, tokenizers and benchmarks; without it they skip and say so. With
+# ITERPREF_ALL_TASKS=1 the slow ones judge every program there, and not every fourth.
 # Parity tests need torch, trl, peft and a pretrained model; they are installed where pip can (set PARITY=0 to do without).
 set -euo pipefail
 cd "$(dirname "$0")/.."
