@@ -5,7 +5,7 @@
     iterpref export --workdir=RUN --out=FOLDER              (merged; --adapters writes a PEFT folder instead)
 
 Plan (`iterpref plan --config=... --topology=v6e:1x1`, 1 chip; pairs of 300 + 724 tokens): 17.0 of 31.24 GiB a chip, 128
-x 1 rows an update of 128 pairs; at assumed speeds 14.4 s an update and 3.1 chip hours an epoch of 100,000 pairs.
+x 1 rows an update of 128 pairs; at assumed speeds 10.6 s an update and 2.3 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 """
 

@@ -79,18 +79,18 @@ def test_greedy_continuations_equal_transformers(base):
         assert list(found[number].tokens) == expected
 
 
-def test_twenty_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path):
+def test_ten_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path):
     records.write_trajectories(tmp_path / "trajectories.jsonl", tiny.trajectories(24))
     text = tiny.settings(tokenizer=str(base), template="raw")
     build([tmp_path / "trajectories.jsonl"], tmp_path / "data", tiny.build_settings(base, text=text))
     changes = {
         "model.path": base,
-        "train.steps": 20,
+        "train.steps": 10,
         "train.epochs": 0.0,
         "train.global_batch": 2,
         "train.checkpoint_every": 0,
         "rows.tokens": 192,
-        "optimizer.learning_rate": 1e-5,
+        "optimizer.learning_rate": 2e-5,
         "optimizer.warmup": 0.0,
     }
     config = tmp_path / "config.py"
@@ -102,7 +102,7 @@ def test_twenty_updates_lower_the_loss_and_export_to_equal_logits(base, tmp_path
     run = stored_run(str(tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.1
     export(run, str(tmp_path / "out"), step=None, dtype="", max_shard_gb=0.5)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
