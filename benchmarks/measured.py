@@ -102,11 +102,12 @@ def run_child(python: str, script: str, spec: dict[str, Any], *, timeout: float,
                 subprocess.run(
                     command, stdout=out, stderr=out, timeout=timeout, check=True, env=os.environ | hidden, cwd=ROOT
                 )
+                return json.loads(found.read_text()) | {"load_average": load}
             except subprocess.TimeoutExpired:
-                return {"error": f"stopped after {timeout:.0f} s: {said.read_text()[-2000:]}", "load_average": load}
+                how = f"stopped after {timeout:.0f} s"
             except subprocess.CalledProcessError as error:
-                return {"error": f"exit status {error.returncode}: {said.read_text()[-2000:]}", "load_average": load}
-        return json.loads(found.read_text()) | {"load_average": load}
+                how = f"exit status {error.returncode}"
+        return {"error": f"{how}: {said.read_text()[-2000:]}", "load_average": load}
 
 
 def answer(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -89,7 +89,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             f"--pairs {options.pairs} must be a multiple of --pairs-per-step {options.pairs_per_step}, and that one of "
             f"every --trl-batch {options.trl_batch}"
         )
-    if options.device == "gpu" and any(TRL.get(kind(name), (False, False))[1] for name in options.only.split(",")):
+    if {kind(name) for name in options.only.split(",")} & (TRL.keys() - rivals(options.device)):
         raise UserError(f"--only {options.only}: on a GPU TRL's head scores labelled positions only anyway")
     return options, overrides
 
@@ -108,8 +108,7 @@ class Variants:
 
     def names(self) -> list[str]:
         """Returns the variants of --only, or all that differ: trees need pairs with one prompt and one chosen side."""
-        on_gpu = self.options.device == "gpu"
-        kinds = [name for name, (_, labelled) in TRL.items() if not (labelled and on_gpu)]
+        kinds = rivals(self.options.device)
         theirs = [f"{name}/{batch}" for name in kinds for batch in self.options.trl_batch]
         joined = schema.open_dataset(self.data).split("train").index.previous_len >= 0
         useful = [name for name in OURS if name != "tree" or joined.any()]
@@ -166,6 +165,11 @@ class Variants:
     def _workdir(self) -> str:
         self._runs += 1
         return str(self.folder / f"run{self._runs}")
+
+
+def rivals(device: str) -> list[str]:
+    """Returns the kinds of TRL's variants that differ on this device."""
+    return [name for name, (_, labelled) in TRL.items() if not labelled or device == "cpu"]
 
 
 def kind(name: str) -> str:

@@ -22,31 +22,25 @@ def memory_use() -> dict[str, float | None]:
         "device_limit_gib": "bytes_limit",
     }
     devices = {name: _highest([stats[key] for stats in told if key in stats]) for name, key in names.items()}
-    now = _resident()
-    # The kernel's two counters are not brought up to date together.
-    return devices | {"process_gib": now, "process_peak_gib": max(_peak(), now or 0.0)}
+    now, peak = _resident()
+    return devices | {"process_gib": now, "process_peak_gib": peak}
 
 
 def _highest(sizes: list[int]) -> float | None:
     return _gib(max(sizes)) if sizes else None
 
 
-def _resident() -> float | None:
-    # Only Linux tells it without a package.
-    return _told("VmRSS") if _STATUS.exists() else None
-
-
-def _peak() -> float:
-    # `ru_maxrss` starts from the peak of the process that forked this one.
-    if _STATUS.exists():
-        return _told("VmHWM")
-    # In KiB, but on macOS in bytes.
-    return _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-
-
-def _told(name: str) -> float:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return _gib(1024 * int(line.split()[1]))
+def _resident() -> tuple[float | None, float]:
+    """Returns the resident memory now, where it is told without a package (on Linux), and its peak."""
+    if not _STATUS.exists():
+        # In KiB, but on macOS in bytes.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return None, _gib(peak)
+    # Not `ru_maxrss`: that one starts from the peak of the process that forked this one.
+    status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    now, peak = (_gib(1024 * int(status[name].split()[0])) for name in ("VmRSS", "VmHWM"))
+    # The kernel's two counters are not brought up to date together.
+    return now, max(now, peak)
 
 
 def _gib(size: int) -> float:
