@@ -12,6 +12,7 @@ from iterpref_jax.evaluate import benchmarks, judging
 from iterpref_jax.evaluate.benchmarks.livecodebench import SETUP
 from iterpref_jax.evaluate.tasks import CallTests, MethodTests, StdinTests, Suite, UnitTests
 from tests.evaluate import made
+from tests.support.samples import EVERY
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +253,6 @@ def limited(benchmark, python=""):
     """A sandbox with the benchmark's own limits."""
     limits = {key: value for key, value in dataclasses.asdict(benchmark.limits).items() if value}
     return open_sandbox(dataclasses.replace(made.SANDBOX, python=python, **limits))
-
-
-# Every such task is judged where a benchmark has hundreds; ITERPREF_ALL_TASKS=1 judges all of them.
-EVERY = 1 if os.environ.get("ITERPREF_ALL_TASKS") else 4
 
 
 def failed(name, file, codes_of, python="", every=1):

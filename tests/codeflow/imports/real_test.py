@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 
 from iterpref_jax.codeflow import rows
 from tests.codeflow.imports.importing import codes, real, run_import
+from tests.support.samples import EVERY
 
 ROOMY = dict(wall_s=10.0, cpu_s=5, memory_mb=1024)
-# Every such history; ITERPREF_ALL_TASKS=1 takes all of them.
-FAST, SLOW = 40, 1 if os.environ.get("ITERPREF_ALL_TASKS") else 4
+FAST = 40
 
 
 def some(name: str, every: int):
@@ -42,8 +41,8 @@ def recorded(histories):
     [
         ("dev_sample", FAST),
         ("dev_llm_turns_mbpp", FAST),
-        pytest.param("dev_sample", SLOW, marks=pytest.mark.slow),
-        pytest.param("dev_llm_turns_mbpp", SLOW, marks=pytest.mark.slow),
+        pytest.param("dev_sample", EVERY, marks=pytest.mark.slow),
+        pytest.param("dev_llm_turns_mbpp", EVERY, marks=pytest.mark.slow),
     ],
 )
 def test_every_recorded_verdict_is_found_again(tmp_path, name, every):
