@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
         "--topology",
         required=True,
         metavar="CHIP:SHAPE",
-        help="v5e, v5p or v6e with the chips along each side, as in v6e:2x4; a100, h100, h200 or b200 with hosts x "
-        "GPUs, as in h100:2x8",
+        help="v5e, v5p or v6e with the chips along each side, as in v6e:2x4; a100, h100, h100-pcie, h100-nvl, h200, "
+        "h200-nvl or b200 with hosts x GPUs, as in h100:2x8",
     )
     arguments.add_argument("--slices", type=int, default=1, metavar="N", help="such TPU slices, joined by a network")
     arguments.add_argument("--pairs", type=int, metavar="N", help="pairs of an epoch (default: the dataset's)")

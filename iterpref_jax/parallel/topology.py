@@ -98,13 +98,16 @@ def _target_config(
 
 _AMPERE = dict(capability=80, cores=108, fpus=64, shared=164, l2=40, ghz=1.41)
 _HOPPER = dict(capability=90, cores=132, fpus=128, shared=228, l2=50, ghz=1.98)
+_HOPPER_PCIE = _HOPPER | dict(cores=114, ghz=1.755)
+_HOPPER_NVL = _HOPPER | dict(ghz=1.785)
 _BLACKWELL = dict(capability=100, cores=148, fpus=128, shared=228, l2=126, ghz=1.97)
 
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; ICI is the chip's bandwidth there, one way, over its ports (v5e 1600
 # Gbit/s over 4, v6e 3200 over 4, v4 2400 and v5p 4800 over 6), the network that of a pod (v5e 6.4, v6e 25.6 Tbit/s of
 # 256 chips) or chip (v5p 50 Gbit/s; v4: two chips' share of a host's 100). GPUs: NVIDIA's data sheets, the SXM form
-# (A100: 80 GB); NVLink is half of the two-way figure (A100 600, H100 and H200 900, B200 1800 GB/s), the network one
-# card a GPU as in a DGX (A100 200, others 400 Gbit/s).
+# (A100: 80 GB) unless the name says another; NVLink is half of the two-way figure (A100 600, H100 and H200 900, B200 1800
+# GB/s), the network one card a GPU as in a DGX (A100 200, others 400 Gbit/s). Cards are joined by PCIe 5 (64 GB/s one
+# way): a bridge joins some of a host's, no switch any two.
 CHIPS = {
     "v4": Chip(
         kind="TPU v4", hbm_bytes=32 * GIB, usable_bytes=32 * GIB, flops=275e12, hbm_bandwidth=1228e9,
@@ -124,12 +127,13 @@ CHIPS = {
     ),
     "a100": _gpu("NVIDIA A100", 80, 312e12, 2039e9, 300e9, 25e9, **_AMPERE),
     "h100": _gpu("NVIDIA H100", 80, 989e12, 3350e9, 450e9, 50e9, **_HOPPER),
+    "h100-pcie": _gpu("NVIDIA H100 PCIe", 80, 756e12, 2000e9, 64e9, 50e9, **_HOPPER_PCIE),
+    "h100-nvl": _gpu("NVIDIA H100 NVL", 94, 835e12, 3900e9, 64e9, 50e9, **_HOPPER_NVL),
     "h200": _gpu("NVIDIA H200", 141, 989e12, 4800e9, 450e9, 50e9, **_HOPPER),
+    "h200-nvl": _gpu("NVIDIA H200 NVL", 141, 835e12, 4800e9, 64e9, 50e9, **_HOPPER_NVL),
     "b200": _gpu("NVIDIA B200", 180, 2250e12, 8000e9, 900e9, 50e9, **_BLACKWELL),
 }  # fmt: skip
 
-# Slower than the SXM forms of the same name.
-OTHER_FORMS = ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL")
 TPUS = ("v5e", "v5p", "v6e")
 # Of a TPU host as libtpu takes it where nothing else is said.
 CHIPS_A_HOST = 4
@@ -177,8 +181,6 @@ def one_domain(name: str, chip: Chip, devices: Sequence[Any]) -> Topology:
 
 def chip_of(device_kind: str) -> Chip | None:
     """Returns the chip behind JAX's `device_kind`, or None where it is not known (CPU)."""
-    if device_kind.startswith(OTHER_FORMS):
-        return None
     known = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
     return max(known, key=lambda chip: len(chip.kind), default=None)
 
