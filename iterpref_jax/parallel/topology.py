@@ -105,9 +105,9 @@ _BLACKWELL = dict(capability=100, cores=148, fpus=128, shared=228, l2=126, ghz=1
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; ICI is the chip's bandwidth there, one way, over its ports (v5e 1600
 # Gbit/s over 4, v6e 3200 over 4, v4 2400 and v5p 4800 over 6), the network that of a pod (v5e 6.4, v6e 25.6 Tbit/s of
 # 256 chips) or chip (v5p 50 Gbit/s; v4: two chips' share of a host's 100). GPUs: NVIDIA's data sheets, the SXM form
-# (A100: 80 GB) unless the name says another; NVLink is half of the two-way figure (A100 600, H100 and H200 900, B200 1800
-# GB/s), the network one card a GPU as in a DGX (A100 200, others 400 Gbit/s). Cards are joined by PCIe 5 (64 GB/s one
-# way): a bridge joins some of a host's, no switch any two.
+# (A100: 80 GB) unless the name says another; NVLink is half of the two-way figure (A100 600, H100 and H200 900, B200
+# 1800 GB/s), the network one card a GPU as in a DGX (A100 200, others 400 Gbit/s). Cards are joined by PCIe 5 (64 GB/s
+# one way): a bridge joins some of a host's, no switch any two.
 CHIPS = {
     "v4": Chip(
         kind="TPU v4", hbm_bytes=32 * GIB, usable_bytes=32 * GIB, flops=275e12, hbm_bandwidth=1228e9,
