@@ -13,6 +13,7 @@ SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     ("kind", "limit_gb", "share", "said"),
     [
         ("NVIDIA H100 80GB HBM3", 60, "", ["JAX takes 55.9 of 74.5 GiB of a GPU"]),
+        ("NVIDIA H100 PCIe", 60, "", ["JAX takes 55.9 of 74.5 GiB of a GPU"]),
         ("NVIDIA H100 80GB HBM3", 40, "0.5", ["JAX takes 37.3 of 74.5 GiB of a GPU"]),
         ("NVIDIA H100 80GB HBM3", 73, "0.92", []),
         # The name of a chip with 80 GB.
