@@ -26,6 +26,8 @@ _MESH = re.compile(
 )
 _PART = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+# A TPU's compiler writes an asynchronous collective down in each fusion from its start to its end.
+_CHAIN, _CHAIN_START = 'chain_id="', 'custom_call_target="AsyncCollectiveStart"'
 _PAIRS = re.compile(r"source_target_pairs=\{(\{\d+,\d+\}(?:,\{\d+,\d+\})*)\}")
 
 
@@ -69,7 +71,7 @@ def collectives(program: Program, runs: dict[str, float], devices: int, slices: 
         for one in computation.instructions.values() if runs[name] else ():
             between = _BETWEEN_SLICES.search(one.attributes) if one.opcode == "send" else None
             kind = between[1].lower().replace("_", "-") if between else one.opcode.removesuffix("-start")
-            if kind not in KINDS:
+            if kind not in KINDS or _is_further_part(one, computation):
                 continue
             group = tuple(range(0, devices, devices // slices)) if between else next(_groups(one, devices))
             if len(group) > 1:
@@ -86,6 +88,15 @@ def collectives(program: Program, runs: dict[str, float], devices: int, slices: 
                     )
                 )
     return found
+
+
+def is_part_of_chain(one: Instruction) -> bool:
+    """Whether this is one of the places where an asynchronous collective goes on beside other work."""
+    return one.opcode in KINDS and _CHAIN in one.attributes
+
+
+def _is_further_part(one: Instruction, computation: Computation) -> bool:
+    return is_part_of_chain(one) and not any(_CHAIN_START in user.attributes for user in computation.users(one.name))
 
 
 def _all_pairs(computation: Computation) -> set[frozenset]:

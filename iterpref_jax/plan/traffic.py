@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from iterpref_jax.plan.collectives import KINDS
+from iterpref_jax.plan.collectives import KINDS, is_part_of_chain
 from iterpref_jax.plan.hlo import HBM, HOST, Computation, Instruction, Program, Shape
 
 # Names for arrays, or control: these move nothing themselves.
@@ -90,18 +90,38 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
 
 def _of_fusion(program: Program, outer: Computation, one: Instruction) -> int:
     inner = _called(program, one)
+    handed_on = _handed_on(inner)
     # Parameters of the fused computation are its operands in order, one array each.
     moved = sum(
         _read(program, inner, parameter.name, operand.shapes)
         for parameter, name in zip(inner.parameters, one.operands, strict=False)
-        if (operand := outer.instructions.get(name))
+        if parameter.name not in handed_on and (operand := outer.instructions.get(name))
     )
     root = inner.root
     roots = [inner.instructions.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
     for made, shape in zip(roots, one.shapes, strict=False):
+        if made is not None and made.name in handed_on:
+            continue
         update = _update(program, inner, made)
         moved += _in_hbm((shape,)) if update is None else (update if shape.space == HBM else 0)
     return moved
+
+
+def _handed_on(inner: Computation) -> set[str]:
+    """Returns what a fusion has of an asynchronous collective, which goes on beside its own work.
+
+    The collective's buffers go in and out as they are; the collective itself moves nothing here, as any other.
+    """
+    parts = {one.name for one in inner.instructions.values() if is_part_of_chain(one)}
+    if not parts:
+        return set()
+    if inner.root.opcode != "tuple":
+        # Its start or its end, with nothing beside it.
+        return set(inner.instructions)
+    # The root is the tuple of all that goes out.
+    beside = parts | {inner.root.name}
+    users = {one.name: inner.users(one.name) for one in inner.parameters}
+    return parts | {name for name, by in users.items() if all(user.name in beside for user in by)}
 
 
 def _called(program: Program, fusion: Instruction) -> Computation:

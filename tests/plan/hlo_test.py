@@ -210,6 +210,60 @@ ENTRY %main (a: f32[8,16], b: f32[8,16], i: s32[]) -> f32[8,16] {
     assert traffic.hbm_bytes(program, Loops(program).runs(1, 1)) == 64 + 64 + 4
 
 
+# As a TPU's compiler writes it: one collective, from its start beside a product to its end.
+ASYNCHRONOUS = """HloModule m
+%begun (p0: bf16[2,64]) -> (bf16[2,64], bf16[8,64], u32[]) {
+  %p0 = bf16[2,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %g = bf16[8,64]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="3"}
+  ROOT %s = (bf16[2,64]{1,0}, bf16[8,64]{1,0}, u32[]) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (p0: bf16[2,64], p1: bf16[8,64], p2: u32[], p3: f32[16,16]) -> (f32[16], bf16[2,64], bf16[8,64], u32[]) {
+  %p3 = f32[16,16]{1,0} parameter(3)
+  %zero = f32[] constant(0)
+  %sums = f32[16]{0} reduce(%p3, %zero), dimensions={1}, to_apply=%add
+  %p0 = bf16[2,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p1 = bf16[8,64]{1,0} parameter(1)
+  %p2 = u32[]{:S(2)} parameter(2)
+  %g = bf16[8,64]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="3"}
+  ROOT %out = (f32[16]{0}, bf16[2,64]{1,0:S(1)}, bf16[8,64]{1,0}, u32[]{:S(2)}) tuple(%sums, %p0, %g, %p2)
+}
+
+%ended (p0: bf16[2,64], p1: bf16[8,64], p2: u32[]) -> bf16[8,64] {
+  %p0 = bf16[2,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p1 = bf16[8,64]{1,0} parameter(1)
+  %p2 = u32[]{:S(2)} parameter(2)
+  %g = bf16[8,64]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="3"}
+  ROOT %d = bf16[8,64]{1,0} custom-call(%p0, %p1, %g, %p2), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: bf16[2,64], x: f32[16,16]) -> (f32[16], bf16[8,64]) {
+  %a = bf16[2,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %x = f32[16,16]{1,0} parameter(1)
+  %start = (bf16[2,64]{1,0:S(1)}, bf16[8,64]{1,0}, u32[]{:S(2)}) fusion(%a), kind=kCustom, calls=%begun
+  %a1 = bf16[2,64]{1,0:S(1)} get-tuple-element(%start), index=0
+  %g1 = bf16[8,64]{1,0} get-tuple-element(%start), index=1
+  %s1 = u32[]{:S(2)} get-tuple-element(%start), index=2
+  %both = (f32[16]{0}, bf16[2,64]{1,0:S(1)}, bf16[8,64]{1,0}, u32[]{:S(2)}) fusion(%a1, %g1, %s1, %x), calls=%beside
+  %sums = f32[16]{0} get-tuple-element(%both), index=0
+  %a2 = bf16[2,64]{1,0:S(1)} get-tuple-element(%both), index=1
+  %g2 = bf16[8,64]{1,0} get-tuple-element(%both), index=2
+  %s2 = u32[]{:S(2)} get-tuple-element(%both), index=3
+  %done = bf16[8,64]{1,0} fusion(%a2, %g2, %s2), kind=kCustom, calls=%ended
+  ROOT %all = (f32[16]{0}, bf16[8,64]{1,0}) tuple(%sums, %done)
+}
+"""
+
+
+def test_an_asynchronous_collective_counts_once_and_only_what_goes_on_beside_it_moves_bytes():
+    program = hlo.read(ASYNCHRONOUS)
+    runs = Loops(program).runs(1, 1)
+    (found,) = collectives(program, runs, devices=4)
+    assert (found.kind, found.size, found.group, found.count) == ("all-gather", 2 * 8 * 64, (0, 1, 2, 3), 1)
+    # x is read and its sums are written.
+    assert traffic.hbm_bytes(program, runs) == 4 * 16 * 16 + 4 * 16
+
+
 def test_types_of_all_widths_have_their_bytes():
     found = {shape.dtype: shape.bytes for shape in hlo.shapes("(bf16[3,5]{1,0}, pred[8], s4[6], f8e4m3fn[7], f32[])")}
     assert found == {"bf16": 30, "pred": 8, "s4": 3, "f8e4m3fn": 7, "f32": 4}
