@@ -1,11 +1,8 @@
 """TensorBoard's event file, written at once and in the calling thread.
 
-tensorboardX writes from a thread of its own: on a full disk that thread ends, its queue fills, and training waits for
-ever. Of the package only the messages are used here.
+The libraries that write it do so from a thread of their own: on a full disk that thread ends, its queue fills, and
+training waits for ever; tensorboardX imports torch besides, where there is one, which takes seconds.
 """
-
-# Protobuf makes its messages when it is imported: no type checker can know them.
-# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -14,10 +11,49 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tensorboardX.proto import event_pb2, summary_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from iterpref_jax.data import tfrecord
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+# Of tensorflow/core/util/event.proto and tensorflow/core/framework/summary.proto what is written here: name, number,
+# type or message. In proto2 a value of 0 is written too.
+_MESSAGES = {
+    "Value": (("tag", 1, _FIELD.TYPE_STRING), ("simple_value", 2, _FIELD.TYPE_FLOAT)),
+    "Summary": (("value", 1, "Value"),),
+    "SessionLog": (("status", 1, _FIELD.TYPE_INT32),),
+    "Event": (
+        ("wall_time", 1, _FIELD.TYPE_DOUBLE),
+        ("step", 2, _FIELD.TYPE_INT64),
+        ("file_version", 3, _FIELD.TYPE_STRING),
+        ("summary", 5, "Summary"),
+        ("session_log", 7, "SessionLog"),
+    ),
+}
+_REPEATED = ("value",)
+_SESSION_STARTS = 1
+
+
+def _messages() -> dict[str, Any]:
+    file = descriptor_pb2.FileDescriptorProto(name="event.proto", package="board", syntax="proto2")
+    for message, fields in _MESSAGES.items():
+        made = file.message_type.add(name=message)
+        for name, number, kind in fields:
+            label = _FIELD.LABEL_REPEATED if name in _REPEATED else _FIELD.LABEL_OPTIONAL
+            field = made.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".board.{kind}"
+            else:
+                field.type = kind
+    # A pool of its own: TensorFlow, where it is imported, has messages of the same file in the common one.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"board.{name}")) for name in _MESSAGES}
+
+
+_MADE = _messages()
 
 
 class Board:
@@ -28,9 +64,8 @@ class Board:
         name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
         # Unbuffered: a full disk is an error here, not when the file is closed.
         self._file = (folder / name).open("ab", buffering=0)
-        self._append(event_pb2.Event(file_version="brain.Event:2"))
-        started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._append(event_pb2.Event(step=first_step, session_log=started))
+        self._append(_MADE["Event"](file_version="brain.Event:2"))
+        self._append(_MADE["Event"](step=first_step, session_log={"status": _SESSION_STARTS}))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds the values of a step.
@@ -38,13 +73,13 @@ class Board:
         Raises:
             OSError: a disk that is full or gone.
         """
-        values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._append(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
+        values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
+        self._append(_MADE["Event"](step=step, summary={"value": values}))
 
     def close(self) -> None:
         self._file.close()
 
-    def _append(self, event: event_pb2.Event) -> None:
+    def _append(self, event: Any) -> None:
         event.wall_time = time.time()
         left = memoryview(tfrecord.frame(event.SerializeToString()))
         while left:
