@@ -8,7 +8,7 @@
 #   bash launch/test.sh -- -k layout     words behind -- go to pytest
 #
 # ITERPREF_DATA=FOLDER adds the tests on real histories, tokenizers and benchmarks; without it they skip and say so. With
-# ITERPREF_ALL_TASKS=1 the slow ones judge every program there, and not every fourth.
+# ITERPREF_ALL_TASKS=1 the slow ones judge every program there, and not every eighth.
 # Parity tests need torch, trl, peft and a pretrained model; they are installed where pip can (set PARITY=0 to do without).
 set -euo pipefail
 cd "$(dirname "$0")/.."

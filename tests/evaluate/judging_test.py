@@ -300,7 +300,8 @@ def test_published_solutions_of_bigcodebench_pass_with_its_libraries():
 @pytest.mark.slow
 def test_the_published_assertions_of_humaneval_plus_fail_one_solution():
     file = made.real("HumanEvalPlus-OriginFmt.jsonl.gz")
-    failures, benchmark = failed("humaneval+", file, lambda task: task.canonical)
+    # The one is among every eighth.
+    failures, benchmark = failed("humaneval+", file, lambda task: task.canonical, every=EVERY)
     assert failures.keys() == {"HumanEval/32"} == benchmark.exceptions.keys()
 
 

