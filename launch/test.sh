@@ -9,6 +9,7 @@
 #
 # ITERPREF_DATA=FOLDER adds the tests on real histories, tokenizers and benchmarks; without it they skip and say so. With
 # ITERPREF_ALL_TASKS=1 the slow ones judge every program there, and not every eighth.
+# ITERPREF_SLOW_UNTIL=SECONDS (since 1970) leaves out slow tests that would start later, and says how many.
 # Parity tests need torch, trl, peft and a pretrained model; they are installed where pip can (set PARITY=0 to do without).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,9 @@
 """Shell scripts and Dockerfiles: checked by their linters, and consistent with the project."""
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -69,3 +71,18 @@ def test_a_demo_of_other_data_is_refused_the_folder_of_another_demo(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "give this one another folder with --out" in ended.stderr
+
+
+def test_slow_tests_are_left_out_and_counted_when_their_time_is_over():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/codeflow/isolation_test.py",
+        "-k",
+        "changes_nothing and sleep_forever",
+    ]
+    environment = os.environ | {"ITERPREF_SLOW_UNTIL": "0"}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert re.search(r"^[1-9]\d* slow tests were left out", ended.stdout, re.M), ended.stdout
+    assert "passed" not in ended.stdout
