@@ -49,7 +49,7 @@ def _messages() -> dict[str, Any]:
                 field.type = kind
     # A pool of its own: TensorFlow, where it is imported, has messages of the same file in the common one.
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.AddSerializedFile(file.SerializeToString())
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"board.{name}")) for name in _MESSAGES}
 
 
