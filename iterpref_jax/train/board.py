@@ -36,7 +36,7 @@ _REPEATED = ("value",)
 _SESSION_STARTS = 1
 
 
-def _messages() -> dict[str, Any]:
+def _event_class() -> type[Any]:
     file = descriptor_pb2.FileDescriptorProto(name="event.proto", package="board", syntax="proto2")
     for message, fields in _MESSAGES.items():
         made = file.message_type.add(name=message)
@@ -50,10 +50,10 @@ def _messages() -> dict[str, Any]:
     # A pool of its own: TensorFlow, where it is imported, has messages of the same file in the common one.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"board.{name}")) for name in _MESSAGES}
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("board.Event"))
 
 
-_MADE = _messages()
+_Event = _event_class()
 
 
 class Board:
@@ -64,8 +64,8 @@ class Board:
         name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
         # Unbuffered: a full disk is an error here, not when the file is closed.
         self._file = (folder / name).open("ab", buffering=0)
-        self._append(_MADE["Event"](file_version="brain.Event:2"))
-        self._append(_MADE["Event"](step=first_step, session_log={"status": _SESSION_STARTS}))
+        self._append(_Event(file_version="brain.Event:2"))
+        self._append(_Event(step=first_step, session_log={"status": _SESSION_STARTS}))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds the values of a step.
@@ -74,7 +74,7 @@ class Board:
             OSError: a disk that is full or gone.
         """
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
-        self._append(_MADE["Event"](step=step, summary={"value": values}))
+        self._append(_Event(step=step, summary={"value": values}))
 
     def close(self) -> None:
         self._file.close()
