@@ -101,11 +101,11 @@ def test_greedy_continuations_equal_transformers(base):
     config, params = hf_checkpoint.load(str(base), "float32")
     shapes = SamplerSettings(slots=3, context=64, chunk=8, prefill_tokens=64)
     sampler = Sampler(Decoder(config, COMPUTE), params, tokenizer, shapes)
-    requests = [Request(prompt=tokenizer.encode(text), max_tokens=16, temperature=0.0) for text in PROMPTS]
+    requests = [Request(prompt=tokenizer.encode(text), max_tokens=32, temperature=0.0) for text in PROMPTS]
     found = dict(sampler.generate(requests))
     for number, request in enumerate(requests):
         prompt = torch.tensor([request.prompt])
-        expected = theirs.generate(prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :].tolist()
+        expected = theirs.generate(prompt, max_new_tokens=32, do_sample=False)[0, prompt.shape[1] :].tolist()
         assert list(found[number].tokens) == expected
 
 
