@@ -5,6 +5,7 @@ JAX's heartbeats find out who vanished. Its own answer is to abort, or to wait i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -47,9 +48,10 @@ def together(settings: DistributedSettings, advice: Callable[[], str]) -> Iterat
         distributed.barrier("end")
     except BaseException as error:
         watch.failed(error)
+        # Until then the watch ends a process that hangs on its way out.
+        atexit.register(watch.leave, jax.distributed.shutdown)
         raise
-    watch.close()
-    distributed.stop()
+    watch.leave(distributed.stop)
 
 
 class _Watch:
@@ -60,13 +62,25 @@ class _Watch:
         self._ending = threading.Lock()
         self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
         # JAX aborts at once when the coordinator is gone; a handler in Python's own way would never be run.
-        ctypes.CDLL(None).signal(int(signal.SIGABRT), self._on_abort)
-        for loop in (self._listen, self._count):
-            threading.Thread(target=self._guarded, args=(loop,), daemon=True, name=f"hosts{loop.__name__}").start()
+        _set_abort_handler(self._on_abort)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), daemon=True, name=f"hosts{loop.__name__}")
+            for loop in (self._listen, self._count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def close(self) -> None:
-        """Ends the watch: whoever goes now has finished."""
+    def leave(self, stop: Callable[[], None]) -> None:
+        """Ends the watch, because whoever goes now has finished; then `stop`s JAX's service, which wakes the threads.
+
+        A thread that came back from JAX while the interpreter ends would be unwound through C++, which aborts, and the
+        handler of that could not run: the process would die of a signal after all else went well.
+        """
         self._closed.set()
+        stop()
+        for thread in self._threads:
+            thread.join(distributed.vanished_after_s())
+        _set_abort_handler(None)
 
     def failed(self, error: BaseException) -> None:
         """Tells the others why this process ends; it then has a few seconds to do so by itself."""
@@ -131,3 +145,8 @@ class _Watch:
             warn(f"error: {self._failure or reason}; this process ends too{advice}")
             sys.stderr.flush()
             os._exit(1 if self._failure else status)
+
+
+def _set_abort_handler(handler: Any) -> None:
+    """Sets a C function for SIGABRT; None: what the system does."""
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
