@@ -23,7 +23,7 @@ from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.pipeline import iterate
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.objectives.preference import used_targets
-from iterpref_jax.ops.linear_logp import block_size, keeps_logits
+from iterpref_jax.ops.linear_logp import block_size, keeps_logits, walked_targets
 from iterpref_jax.ops.tree_attention_cpu import BLOCK
 from iterpref_jax.ops.tree_attention_gpu import pick_tiles
 from iterpref_jax.parallel import xla_flags
@@ -91,9 +91,8 @@ def executed_of(run: Run, batch: RowBatch) -> float:
     micros = [micro for micro in micros if micro.pair_weight_RP.sum() > 0]
     rows, tokens = micros[0].tokens_RT.shape
     projection = decoder.projection(rows)
-    targets = min(projection.targets, micros[0].target_RG.size)
     block = block_size(projection.vocab, config.vocab_size)
-    logits = sum(-(-int(used_targets(micro).sum()) // targets) for micro in micros) * targets
+    logits = sum(walked_targets(projection, int(used_targets(micro).sum()), micro.target_RG.size) for micro in micros)
     logits *= -(-config.vocab_size // block) * block
     if decoder.attention == "xla":
         scores = len(micros) * laid_out(config, rows=rows, tokens=tokens, targets=0, vocab=0).scores

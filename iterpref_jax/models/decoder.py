@@ -28,9 +28,10 @@ from iterpref_jax.ops.linear_logp import HeadShards, Projection, linear_logp, so
 from iterpref_jax.ops.tree_attention import IMPLEMENTATIONS, choose, tree_attention
 from iterpref_jax.parallel.rules import Placement
 
-# Targets and token ids of a tile of logits: on a CPU it fits the cache of a core, elsewhere it fills the device.
-LOGITS_TILE = {"cpu": (256, 2048)}
-LARGE_LOGITS_TILE = (1024, 32_768)
+# The most targets of a tile of logits, the step of its size, and its token ids: on a CPU it stays in cache and is no
+# larger than its targets (a few short rows would be a third more work in whole tiles); elsewhere it fills the device.
+LOGITS_TILE = {"cpu": (512, 64, 2048)}
+LARGE_LOGITS_TILE = (1024, 0, 32_768)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,9 +109,10 @@ class Decoder:
         if placement is not None:
             dims = dict(row=rows, target_share=0, vocab=config.vocab_size, embed=config.hidden_size)
             shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
-        targets, vocab = LOGITS_TILE.get(self.platform, LARGE_LOGITS_TILE)
+        targets, fit, vocab = LOGITS_TILE.get(self.platform, LARGE_LOGITS_TILE)
         return Projection(
             targets=targets,
+            fit=fit,
             vocab=vocab,
             kept_bytes=self.compute.logits_mb << 20,
             softcap=config.final_logit_softcapping,

@@ -54,7 +54,8 @@ class Projection:
     """How the vocabulary projection is computed.
 
     Args:
-        targets: of a tile.
+        targets: the most of a tile.
+        fit: the step of sizes that a tile may have, to hold the used targets only; 0: all have the same size.
         vocab: the most token ids of a tile.
         kept_bytes: if all logits of one device take no more than this, they are kept for the backward pass.
         softcap: bends logits smoothly into (-softcap, softcap); None leaves them.
@@ -64,6 +65,7 @@ class Projection:
     targets: int
     vocab: int
     kept_bytes: int
+    fit: int = 0
     softcap: float | None = None
     shards: HeadShards | None = None
 
@@ -149,27 +151,30 @@ def _forward_on_device(projection: Projection, keeps: bool, hidden_RGD, table_VD
     blocks = _Blocks(projection, table_VD, hidden_RGD.dtype)
     hidden_ND, target_N = used.listed(hidden_RGD), used.listed(target_RG)
 
-    def add_block(carry: tuple, number: jax.Array) -> tuple[tuple, jax.Array | None]:
-        table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
+    def walk(tiles: _Tiles) -> tuple:
+        def add_block(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
+            table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
 
-        def add_tile(tile: jax.Array, found: tuple) -> tuple:
-            *sums, kept = found
-            best, total, weighted, picked = (used.cut(x, tile) for x in sums)
-            logits = blocks.logits(used.cut(hidden_ND, tile), table_BD)
-            counted = jnp.where(is_new_B, logits, LEAST)
-            new_best = jnp.maximum(best, counted.max(-1))
-            shrink, odds = jnp.exp(best - new_best), jnp.exp(counted - new_best[:, None])
-            total, weighted = total * shrink + odds.sum(-1), weighted * shrink + (odds * logits).sum(-1)
-            picked += _pick(counted, used.cut(target_N, tile) - first_id)
-            new = zip(sums, (new_best, total, weighted, picked), strict=True)
-            return *(used.paste(x, part, tile) for x, part in new), used.paste(kept, logits, tile) if keeps else None
+            def add_tile(tile: jax.Array, found: tuple) -> tuple:
+                *sums, kept = found
+                best, total, weighted, picked = (tiles.cut(x, tile) for x in sums)
+                logits = blocks.logits(tiles.cut(hidden_ND, tile), table_BD)
+                counted = jnp.where(is_new_B, logits, LEAST)
+                new_best = jnp.maximum(best, counted.max(-1))
+                shrink, odds = jnp.exp(best - new_best), jnp.exp(counted - new_best[:, None])
+                total, weighted = total * shrink + odds.sum(-1), weighted * shrink + (odds * logits).sum(-1)
+                picked += _pick(counted, tiles.cut(target_N, tile) - first_id)
+                new = zip(sums, (new_best, total, weighted, picked), strict=True)
+                kept = tiles.keep(kept, number, logits, tile) if keeps else None
+                return *(tiles.paste(x, part, tile) for x, part in new), kept
 
-        kept = jnp.zeros((used.size, blocks.size), jnp.float32) if keeps else None
-        *sums, kept = jax.lax.fori_loop(0, used.tiles, add_tile, (*carry, kept))
-        return tuple(sums), kept
+            return jax.lax.fori_loop(0, tiles.count, add_tile, carry), None
 
-    zeros = jnp.zeros(used.size, jnp.float32)
-    sums, kept = jax.lax.scan(add_block, (zeros + LEAST, zeros, zeros, zeros), blocks.numbers)
+        zeros = jnp.zeros(used.size, jnp.float32)
+        kept = jnp.zeros((len(blocks.numbers), used.size, blocks.size), jnp.float32) if keeps else None
+        return jax.lax.scan(add_block, (zeros + LEAST, zeros, zeros, zeros, kept), blocks.numbers)[0]
+
+    *sums, kept = used.in_tiles(walk)
     best, total, weighted, picked = (used.unlisted(x) for x in sums)
     if blocks.vocab_axes:
         best, here = jax.lax.pmax(best, blocks.vocab_axes), best
@@ -188,31 +193,33 @@ def _backward_on_device(
     listed = [used.listed(x) for x in (hidden_RGD, target_RG, used_RG, lse_RG, grad_RG)]
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def add_block(carry: tuple, number_and_kept: tuple) -> tuple[tuple, None]:
-        to_hidden, to_table = carry
-        number, kept_NB = number_and_kept
-        table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
+    def walk(tiles: _Tiles) -> tuple:
+        def add_block(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
+            to_hidden, to_table = carry
+            table_BD, is_new_B, first_id = blocks.table(number), blocks.is_new(number), blocks.first_id(number)
 
-        def add_tile(tile: jax.Array, carry: tuple) -> tuple:
-            to_hidden, to_block = carry
-            hidden, target, is_used, lse, grad = (used.cut(x, tile) for x in listed)
-            logits = blocks.logits(hidden, table_BD) if kept_NB is None else used.cut(kept_NB, tile)
-            is_target = (target - first_id)[:, None] == jnp.arange(blocks.size)
-            to_logits = (is_target - jnp.exp(logits - lse[:, None])) * grad[:, None]
-            if projection.softcap is not None:
-                to_logits *= 1 - jnp.square(logits / projection.softcap)
-            to_logits = jnp.where(is_new_B & is_used[:, None], to_logits, 0).astype(hidden.dtype)
-            part = used.cut(to_hidden, tile) + product("nv,vd->nd", to_logits, table_BD)
-            to_block = to_block + product("nv,nd->vd", to_logits, hidden) if is_trained else None
-            return used.paste(to_hidden, part, tile), to_block
+            def add_tile(tile: jax.Array, carry: tuple) -> tuple:
+                to_hidden, to_block = carry
+                hidden, target, is_used, lse, grad = (tiles.cut(x, tile) for x in listed)
+                logits = blocks.logits(hidden, table_BD) if kept is None else tiles.kept(kept, number, tile)
+                is_target = (target - first_id)[:, None] == jnp.arange(blocks.size)
+                to_logits = (is_target - jnp.exp(logits - lse[:, None])) * grad[:, None]
+                if projection.softcap is not None:
+                    to_logits *= 1 - jnp.square(logits / projection.softcap)
+                to_logits = jnp.where(is_new_B & is_used[:, None], to_logits, 0).astype(hidden.dtype)
+                part = tiles.cut(to_hidden, tile) + product("nv,vd->nd", to_logits, table_BD)
+                to_block = to_block + product("nv,nd->vd", to_logits, hidden) if is_trained else None
+                return tiles.paste(to_hidden, part, tile), to_block
 
-        to_block = jnp.zeros(table_BD.shape, jnp.float32) if is_trained else None
-        to_hidden, to_block = jax.lax.fori_loop(0, used.tiles, add_tile, (to_hidden, to_block))
-        return (to_hidden, blocks.add_to_table(to_table, number, to_block) if is_trained else None), None
+            to_block = jnp.zeros(table_BD.shape, jnp.float32) if is_trained else None
+            to_hidden, to_block = jax.lax.fori_loop(0, tiles.count, add_tile, (to_hidden, to_block))
+            return (to_hidden, blocks.add_to_table(to_table, number, to_block) if is_trained else None), None
 
-    to_hidden = jnp.zeros(listed[0].shape, jnp.float32)
-    start = to_hidden, jnp.zeros(table_VD.shape, jnp.float32) if is_trained else None
-    (to_hidden, to_table), _ = jax.lax.scan(add_block, start, (blocks.numbers, kept))
+        to_hidden = jnp.zeros(listed[0].shape, jnp.float32)
+        start = to_hidden, jnp.zeros(table_VD.shape, jnp.float32) if is_trained else None
+        return jax.lax.scan(add_block, start, blocks.numbers)[0]
+
+    to_hidden, to_table = used.in_tiles(walk)
     to_hidden = used.unlisted(to_hidden).astype(jnp.float32)
     if blocks.vocab_axes:
         to_hidden = jax.lax.psum(to_hidden, blocks.vocab_axes)
@@ -220,14 +227,49 @@ def _backward_on_device(
     return to_hidden.astype(hidden_RGD.dtype), to_table
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tiles:
+    """The first targets of a list [N] in `count` tiles of one `size`."""
+
+    size: int
+    count: jax.Array
+
+    def cut(self, x: jax.Array, tile: jax.Array) -> jax.Array:
+        """[N, ...] -> [n, ...]"""
+        return jax.lax.dynamic_slice_in_dim(x, tile * self.size, self.size)
+
+    def paste(self, x: jax.Array, part: jax.Array, tile: jax.Array) -> jax.Array:
+        """Returns x [N, ...] with a tile replaced."""
+        return jax.lax.dynamic_update_slice_in_dim(x, part, tile * self.size, axis=0)
+
+    def keep(self, all_logits: jax.Array, block: jax.Array, logits_nB: jax.Array, tile: jax.Array) -> jax.Array:
+        """Returns all logits [blocks, N, B] with those of one block and tile."""
+        return jax.lax.dynamic_update_slice(all_logits, logits_nB[None], (block, tile * self.size, 0))
+
+    def kept(self, all_logits: jax.Array, block: jax.Array, tile: jax.Array) -> jax.Array:
+        """Returns the logits [n, B] of one block and tile."""
+        sizes = 1, self.size, all_logits.shape[-1]
+        return jax.lax.dynamic_slice(all_logits, (block, tile * self.size, 0), sizes)[0]
+
+
 class _Used:
     """The used targets of one device's rows as a list [N] in tiles, of which only those that hold any are walked."""
 
     def __init__(self, projection: Projection, used_RG: jax.Array):
-        self._shape, self._tile = used_RG.shape, min(projection.targets, used_RG.size)
-        self.size = -(-used_RG.size // self._tile) * self._tile
-        self.tiles = (used_RG.sum() + self._tile - 1) // self._tile
+        self._shape, self._used = used_RG.shape, used_RG.sum()
+        self._sizes = tile_sizes(projection, used_RG.size)
+        most = self._sizes[-1]
+        self._count = (self._used + most - 1) // most
+        self.size = listed_targets(projection, used_RG.size)
         self._order = jnp.argsort(~used_RG.reshape(-1), stable=True)
+
+    def in_tiles(self, walk: Callable[[_Tiles], Any]) -> Any:
+        """Returns what a walk over the used targets returns, in tiles no larger than they need."""
+        walks = [functools.partial(walk, _Tiles(size, self._count)) for size in self._sizes]
+        if len(walks) == 1:
+            return walks[0]()
+        mean = (self._used + self._count - 1) // jnp.maximum(self._count, 1)
+        return jax.lax.switch(jnp.searchsorted(jnp.array(self._sizes), mean), walks)
 
     def listed(self, x: jax.Array) -> jax.Array:
         """[R, G, ...] -> [N, ...], used ones first."""
@@ -238,14 +280,6 @@ class _Used:
         """[N, ...] -> [R, G, ...]"""
         back = jnp.zeros_like(self._order).at[self._order].set(jnp.arange(len(self._order)), unique_indices=True)
         return x[back].reshape(*self._shape, *x.shape[1:])
-
-    def cut(self, x: jax.Array, tile: jax.Array) -> jax.Array:
-        """[N, ...] -> [n, ...]"""
-        return jax.lax.dynamic_slice_in_dim(x, tile * self._tile, self._tile)
-
-    def paste(self, x: jax.Array, part: jax.Array, tile: jax.Array) -> jax.Array:
-        """Returns x [N, ...] with a tile replaced."""
-        return jax.lax.dynamic_update_slice_in_dim(x, part, tile * self._tile, axis=0)
 
 
 class _Blocks:
@@ -305,6 +339,29 @@ def block_size(most: int, vocab: int) -> int:
     """
     blocks = -(-vocab // most)
     return min(-(-vocab // (128 * blocks)) * 128, vocab)
+
+
+def tile_sizes(projection: Projection, targets: int) -> tuple[int, ...]:
+    """Returns the sizes that tiles of the used ones of so many targets may have, the largest one last."""
+    most = min(projection.targets, targets)
+    # Devices that gather the blocks from each other must walk alike, whatever targets each of them has.
+    gathers = projection.shards is not None and bool(projection.shards.embed)
+    step = most if gathers or not projection.fit else projection.fit
+    return (*range(step, most, step), most)
+
+
+def walked_targets(projection: Projection, used: int, targets: int) -> int:
+    """Returns of how many targets a device computes logits where `used` are: the fewest tiles, all of one size."""
+    sizes = tile_sizes(projection, targets)
+    count = -(-used // sizes[-1])
+    return count * min((size for size in sizes if size * count >= used), default=0)
+
+
+def listed_targets(projection: Projection, targets: int) -> int:
+    """Returns the length of a list of so many targets that tiles of any number of them stay within."""
+    most = min(projection.targets, targets)
+    ends = {*range(most, targets, most), targets}
+    return max(walked_targets(projection, used, targets) for used in ends)
 
 
 def keeps_logits(projection: Projection, logits: int) -> bool:

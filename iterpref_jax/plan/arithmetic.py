@@ -7,7 +7,7 @@ import functools
 
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.decoder import Decoder
-from iterpref_jax.ops.linear_logp import block_size, keeps_logits
+from iterpref_jax.ops.linear_logp import block_size, keeps_logits, tile_sizes, walked_targets
 from iterpref_jax.ops.tree_attention_gpu import pick_tiles
 from iterpref_jax.ops.tree_attention_tpu import block_size as query_block
 from iterpref_jax.plan.workload import Sample, Workload
@@ -53,12 +53,13 @@ def _projected(load: Workload, decoder: Decoder) -> tuple[int, float]:
     assert placement is not None
     shards = placement.row_shards() * placement.parts("target_share")
     used = load.sample.used.sum() / len(load.sample.used) * load.rows / load.used_microbatches / shards
-    tile = min(projection.targets, -(-a_microbatch * load.caps.targets // shards))
-    tiles = max(1, -(-round(used) // tile))
+    targets = -(-a_microbatch * load.caps.targets // shards)
+    walked = walked_targets(projection, max(1, round(used)), targets)
     parts = placement.shards("vocab", vocab)
     block = block_size(projection.vocab, vocab // parts)
     blocks = -(-vocab // parts // block) * parts
-    return tiles, float(tiles * tile * shards * blocks * block)
+    tiles = -(-walked // tile_sizes(projection, targets)[-1])
+    return tiles, float(walked * shards * blocks * block)
 
 
 @functools.lru_cache(maxsize=8)

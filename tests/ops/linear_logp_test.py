@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iterpref_jax.ops.linear_logp import HeadShards, Projection, block_size, gather_sources, linear_logp, softcapped
+from iterpref_jax.ops.linear_logp import (
+    HeadShards,
+    Projection,
+    block_size,
+    gather_sources,
+    linear_logp,
+    listed_targets,
+    softcapped,
+    walked_targets,
+)
 from tests.support.meshes import placed
 
 ROWS, TARGETS = 2, 11
@@ -68,14 +77,14 @@ def test_values_entropies_and_gradients_equal_the_dense_form(vocab, kept, softca
     assert_equal_values_and_gradients(how, *inputs(vocab=vocab), softcap)
 
 
-@pytest.mark.parametrize("tile", [1, 4, 7, 64])
+@pytest.mark.parametrize(("tile", "fit"), [(1, 0), (4, 0), (7, 0), (64, 0), (7, 3), (8, 4), (64, 5)])
 @pytest.mark.parametrize("kept", [0, 1 << 20])
-def test_targets_that_are_not_used_change_nothing(tile, kept):
+def test_targets_that_are_not_used_change_nothing(tile, fit, kept):
     hidden, table, target = inputs(rows=5)
     used = some_used(target)
     # Logits that overflow where nobody looks must not reach anything.
     loud = jnp.where(used[..., None], hidden, 1e4)
-    how = projection(targets=tile, kept=kept)
+    how = projection(targets=tile, fit=fit, kept=kept)
 
     def loss(hidden, table):
         return linear_logp(hidden, table, target, used, how)[0].sum()
@@ -86,7 +95,7 @@ def test_targets_that_are_not_used_change_nothing(tile, kept):
     assert_equal_values_and_gradients(how, hidden, table, target, used=used)
 
 
-@pytest.mark.parametrize("kept", [0, 1 << 20])
+@pytest.mark.parametrize(("kept", "fit"), [(0, 0), (1 << 20, 3)])
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -101,14 +110,14 @@ def test_targets_that_are_not_used_change_nothing(tile, kept):
     ids=str,
 )
 @pytest.mark.parametrize("embed", [16, pytest.param(18, marks=pytest.mark.slow)])
-def test_every_mesh_equals_the_dense_form(sizes, kept, embed):
+def test_every_mesh_equals_the_dense_form(sizes, kept, fit, embed):
     placement = placed(**sizes)
     hidden, table, target = inputs(rows=8, targets=12, embed=embed, vocab=600)
     dims = dict(row=8, target_share=12, vocab=600, embed=embed)
     shards = HeadShards(placement.mesh, *(placement.axes(dim, size) for dim, size in dims.items()))
     hidden = jax.device_put(hidden, placement.sharding(("row", "target_share", "activation_embed"), hidden.shape))
     table = jax.device_put(table, placement.sharding(("vocab", "embed"), table.shape))
-    how = projection(kept=kept, shards=shards)
+    how = projection(kept=kept, fit=fit, shards=shards)
     assert_equal_values_and_gradients(how, hidden, table, target, used=some_used(target))
 
 
@@ -164,6 +173,27 @@ def test_blocks_are_even_and_waste_less_than_a_lane_each(vocab, most):
     assert size == vocab or size % 128 == 0
     assert size <= most
     assert blocks * size - vocab < 128 * blocks
+
+
+@pytest.mark.parametrize(("most", "fit"), [(512, 64), (512, 0), (7, 3), (100, 64)])
+@pytest.mark.parametrize("targets", [1, 6, 100, 768, 1500])
+def test_tiles_hold_the_used_targets_within_the_list(most, fit, targets):
+    how = projection(targets=most, fit=fit)
+    walked = [walked_targets(how, used, targets) for used in range(targets + 1)]
+    assert walked[0] == 0
+    assert max(walked) == listed_targets(how, targets)
+    for used, all_tiles in enumerate(walked):
+        # No more tiles than of the largest size, and less than a step of each is too much.
+        tiles = -(-used // min(most, targets))
+        assert used <= all_tiles < used + tiles * (fit or most) + 1
+
+
+def test_targets_of_one_row_cost_less_in_tiles_that_fit():
+    hidden, table, target = inputs(rows=4, targets=100, vocab=1000)
+    used = jnp.asarray(np.arange(400).reshape(4, 100) < 130)
+    assert walked_targets(projection(targets=256), 130, 400) == 256
+    assert walked_targets(projection(targets=256, fit=64), 130, 400) == 192
+    assert_equal_values_and_gradients(projection(targets=256, fit=64, kept=1 << 20), hidden, table, target, used=used)
 
 
 def test_gather_takes_the_source_columns():
