@@ -42,7 +42,7 @@ def flags(argv: list[str] | None = None) -> argparse.Namespace:
 def measure(options: argparse.Namespace, topology: str, layout: str) -> dict[str, Any]:
     """Plans one case and returns its figures."""
     name, truncate = LAYOUTS[layout]
-    values = {"data.path": "none", "rows.layout": name, "rows.truncate": truncate, "rows.shorten": False}
+    values = {"data.path": "none", "rows.layout": name, "rows.truncate": truncate, "rows.lengths": 0}
     overrides = [f"{key}={value}" for key, value in values.items()] + options.set
     config = settings.load_config(options.config, overrides)
     about, run = settings.read_section(config, "plan"), settings.read_run(config)

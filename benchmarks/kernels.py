@@ -76,7 +76,7 @@ def packed(options: argparse.Namespace) -> RowBatch:
     split = open_dataset(options.data).split("train") if options.data else None
     pairs = split or random_pairs(np.random.default_rng(options.seed), options.tokens)
     caps = dict(tokens=options.tokens, targets=2 * options.tokens, pairs=options.tokens)
-    rows = RowSettings(layout="shared", truncate=True, shorten=False, rows_per_microbatch=options.rows, **caps)
+    rows = RowSettings(layout="shared", truncate=True, lengths=0, rows_per_microbatch=options.rows, **caps)
     batch = empty_batch((options.rows,), **caps, terms=2 * options.tokens)
     numbered = enumerate(pairs)
     for row in range(options.rows):

@@ -124,6 +124,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     for _ in range(trainer.plan.steps):
         began = time.perf_counter()
         batch = next(stream)
+        if not found:
+            trainer.compile(state)
         state, metrics = trainer.step(state, run.place(batch))
         values = jax.device_get(metrics)
         seconds = time.perf_counter() - began

@@ -158,8 +158,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     rows.layout = "shared"  # separate, tree
     rows.truncate = True
     rows.tokens = 4096
-    # Shorter where that fills microbatches better: one length for the whole run. False = exactly so long.
-    rows.shorten = True
+    # Shorter where that fills microbatches better: each step takes one of so many lengths, and each length is a program
+    # to compile. Further ones are left out where they save little. 0 = exactly so long.
+    rows.lengths = 3
     rows.targets = 0  # 0 = from the data
     rows.pairs = 0  # 0 = from the data
     rows.rows_per_microbatch = 0  # a multiple of mesh.data x mesh.fsdp x mesh.expert; 0 = just that, one a device

@@ -94,7 +94,7 @@ def make_pair(chosen: str, rejected: str, numbers: dict[str, int]) -> Pair:
 
 def tree_of(pairs: Sequence[Pair], layout: str, *, truncate: bool) -> Tree:
     rows = RowSettings(
-        layout=layout, truncate=truncate, tokens=4096, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+        layout=layout, truncate=truncate, tokens=4096, lengths=0, targets=0, pairs=0, rows_per_microbatch=1
     )
     weighting = Weighting(recipe=find_recipe("target_rpo"), seed=0, nll_norm="example")
     return lay_out([pair.example for pair in pairs], range(len(pairs)), rows, weighting)

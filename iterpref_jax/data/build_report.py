@@ -73,7 +73,7 @@ def layout_tokens(index: schema.Index) -> dict[str, int]:
     for name, kind, truncate in LAYOUTS:
         # The caps do not enter a pair's cost.
         rows = layout.RowSettings(
-            layout=kind, truncate=truncate, tokens=1, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+            layout=kind, truncate=truncate, tokens=1, lengths=0, targets=0, pairs=0, rows_per_microbatch=1
         )
         totals[name] = int(layout.costs(index, rows, weighting).whole_groups()[0].sum())
     return totals

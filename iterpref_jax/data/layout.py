@@ -31,14 +31,14 @@ CHOSEN, REJECTED = range(2)
 class RowSettings:
     """The layout and the caps of a row: `tokens` T, `targets` G and `pairs` P (0: chosen from the data).
 
-    With `shorten` rows have fewer than `tokens` columns where that fills microbatches better. `rows_per_microbatch` may
-    be left 0 until the mesh is known (`spread`).
+    Rows have one of at most so many `lengths` (0: `tokens` only), none above `tokens`: every step takes the one that
+    fills its microbatches best. `rows_per_microbatch` may be left 0 until the mesh is known (`spread`).
     """
 
     layout: str
     truncate: bool
     tokens: int
-    shorten: bool
+    lengths: int
     targets: int
     pairs: int
     rows_per_microbatch: int
@@ -48,9 +48,10 @@ class RowSettings:
             raise UserError(
                 f"rows.layout must be one of {LAYOUTS}, not {self.layout!r}{did_you_mean(self.layout, LAYOUTS)}"
             )
-        if self.tokens < 1 or min(self.targets, self.pairs, self.rows_per_microbatch) < 0:
+        if self.tokens < 1 or min(self.lengths, self.targets, self.pairs, self.rows_per_microbatch) < 0:
             raise UserError(
-                "rows.tokens must be at least 1, rows.targets, rows.pairs and rows.rows_per_microbatch at least 0"
+                "rows.tokens must be at least 1; rows.lengths, rows.targets, rows.pairs and rows.rows_per_microbatch "
+                "at least 0"
             )
 
     def spread(self, parts: int) -> RowSettings:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,21 +30,12 @@ class Caps:
 
 
 def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
-    """Returns the caps, filling in those set to 0 from the mean pair so that tokens are the cap that binds.
+    """Returns the caps of rows that hold every pair; see `_caps`.
 
     Raises:
         UserError: pairs that do not fit an empty row, with their number and the size that would hold them.
     """
-    tokens, targets = (max(1, int(column.sum())) for column in costs.whole_groups())
-    # A quarter above the mean density: rows rarely fill up on targets first.
-    most_targets = rows.targets or _lanes(1.25 * rows.tokens * targets / tokens, costs.targets)
-    caps = Caps(
-        tokens=rows.tokens,
-        targets=most_targets,
-        # Terms cost next to nothing.
-        terms=_lanes(2.0 * most_targets * int(costs.terms.sum()) / targets, costs.terms),
-        pairs=rows.pairs or math.ceil(2 * rows.tokens * len(costs.tokens) / tokens),
-    )
+    caps = _caps(costs, rows)
     for name, cost, cap in (("tokens", costs.tokens, caps.tokens), ("targets", costs.targets, caps.targets)):
         too_big = int((cost > cap).sum())
         if too_big:
@@ -54,12 +47,35 @@ def resolve_caps(costs: Costs, rows: RowSettings, split: str = "") -> Caps:
     return caps
 
 
+def _caps(costs: Costs, rows: RowSettings) -> Caps:
+    """Returns the caps, filling in those set to 0 from the mean pair so that tokens are the cap that binds."""
+    tokens, targets = (max(1, int(column.sum())) for column in costs.whole_groups())
+    # A quarter above the mean density: rows rarely fill up on targets first.
+    most_targets = rows.targets or _lanes(1.25 * rows.tokens * targets / tokens, costs.targets)
+    return Caps(
+        tokens=rows.tokens,
+        targets=most_targets,
+        # Terms cost next to nothing.
+        terms=_lanes(2.0 * most_targets * int(costs.terms.sum()) / targets, costs.terms),
+        pairs=rows.pairs or math.ceil(2 * rows.tokens * len(costs.tokens) / tokens),
+    )
+
+
 def _lanes(wanted: float, each: np.ndarray) -> int:
     """Rounds up to whole lanes, and to what the largest pair needs."""
     return max(math.ceil(wanted / 64) * 64, int(each.max()))
 
 
+# The trees of a row, each the records that it holds.
 Row = list[tuple[int, ...]]
+Item = TypeVar("Item")
+
+
+class Packed(NamedTuple):
+    """Every row of one step, and the shape of all of them."""
+
+    rows: list[Row]
+    caps: Caps
 
 
 def best_fit(records: np.ndarray, costs: Costs, caps: Caps) -> list[Row]:
@@ -111,7 +127,10 @@ def _trees(records: np.ndarray, costs: Costs, limits: np.ndarray) -> tuple[Row, 
 # Equal only to itself: its arrays have no hash, and the order of an epoch is remembered per plan.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """Batches of exactly `pairs_per_step` pairs, packed into rows of `caps`.
+    """Batches of exactly `pairs_per_step` pairs, packed into rows: those of a step have one of the `shapes`.
+
+    Shapes rise in length, and the last one holds every pair. `beside` is what a microbatch costs however short its rows
+    are, in columns of one row.
 
     With a `seed` the groups of pairs are shuffled anew every epoch, and the stream of epochs has no seam (a step may
     hold the end of one and the start of the next, and a group that the step's end cuts goes on in the next step).
@@ -119,7 +138,8 @@ class Plan:
     """
 
     costs: Costs
-    caps: Caps
+    shapes: tuple[Caps, ...]
+    beside: float
     pairs_per_step: int
     rows_per_microbatch: int
     steps: int
@@ -129,6 +149,16 @@ class Plan:
     def pairs(self) -> int:
         return len(self.costs.tokens)
 
+    @property
+    def caps(self) -> Caps:
+        """Those of the longest rows."""
+        return self.shapes[-1]
+
+    @property
+    def lengths(self) -> str:
+        """The lengths of rows, in words."""
+        return " or ".join(str(caps.tokens) for caps in self.shapes)
+
     def records(self, step: int) -> np.ndarray:
         """Returns the record numbers of one step, in stream order."""
         stream = np.arange(step * self.pairs_per_step, (step + 1) * self.pairs_per_step)
@@ -137,9 +167,30 @@ class Plan:
         epochs, places = np.divmod(stream, self.pairs)
         return np.concatenate([_epoch(self, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
+    def packed(self, step: int) -> Packed:
+        """Returns one step in rows of that shape which costs it least."""
+        records = self.records(step)
+        packed = functools.cache(lambda caps: best_fit(records, self.costs, caps))
+        caps = _cheapest(
+            self.shapes,
+            lambda caps: self.least_cost(records, caps.tokens),
+            lambda caps: self.cost(caps.tokens, len(packed(caps))),
+        )
+        return Packed(packed(caps), caps)
+
     def rows(self, step: int) -> list[Row]:
-        """Returns every row of one step: its trees, each the records that it holds."""
-        return best_fit(self.records(step), self.costs, self.caps)
+        """Returns every row of one step; see `packed`."""
+        return self.packed(step).rows
+
+    def cost(self, length: int, rows: int) -> float:
+        """Returns what a step of so many rows costs, in columns of one row a microbatch."""
+        return -(-rows // self.rows_per_microbatch) * (length + self.beside)
+
+    def least_cost(self, records: np.ndarray, length: int) -> float:
+        """Returns what rows without any gap would cost, infinity where a pair is longer than a row."""
+        if self.costs.tokens[records].max() > length:
+            return math.inf
+        return self.cost(length, -(-int(self.costs.joined_tokens[records].sum()) // length))
 
     @functools.cached_property
     def most_rows(self) -> int:
@@ -157,7 +208,7 @@ def training_plan(
 ) -> Plan:
     """Returns the plan of a training run of `steps` steps, or of `epochs` passes where `steps` is 0.
 
-    See `shortened` for `multiple`.
+    See `with_lengths` for `multiple`.
 
     Raises:
         UserError: more pairs a step than the dataset holds, or pairs that fit no row.
@@ -167,20 +218,22 @@ def training_plan(
         raise UserError(f"train.global_batch is {global_batch} pairs, but the train split holds only {pairs}")
     plan = Plan(
         costs=costs,
-        caps=resolve_caps(costs, rows),
+        shapes=(resolve_caps(costs, rows),),
+        beside=_BESIDE * rows.tokens,
         pairs_per_step=global_batch,
         rows_per_microbatch=rows.rows_per_microbatch,
         steps=steps or max(1, int(epochs * pairs / global_batch)),
         seed=seed,
     )
-    return shortened(plan, rows, multiple)
+    return with_lengths(plan, rows, multiple, rows.lengths)
 
 
 def pass_plan(costs: Costs, rows: RowSettings, *, pairs_per_step: int) -> Plan:
     """Returns the plan of one pass over all pairs in order (held-out evaluation, reference log-probs)."""
     return Plan(
         costs=costs,
-        caps=resolve_caps(costs, rows),
+        shapes=(resolve_caps(costs, rows),),
+        beside=_BESIDE * rows.tokens,
         pairs_per_step=pairs_per_step,
         rows_per_microbatch=rows.rows_per_microbatch,
         steps=math.ceil(len(costs.tokens) / pairs_per_step),
@@ -195,48 +248,76 @@ _LENGTHS, _SAMPLED_PAIRS = 32, 2048
 # What a microbatch costs however short its rows are, as a part of its columns at the full length: the gradients of all
 # parameters are summed, and split parameters gathered. Measured: an eighth to a half (EXPERIMENTS.md).
 _BESIDE = 0.25
+# What a further length must leave of the cost, to be worth a program that is compiled for it.
+_WORTH = 0.98
 
 
-def shortened(plan: Plan, rows: RowSettings, multiple: int) -> Plan:
-    """Returns the plan with rows of the length that costs its steps least, where `rows.shorten` is set.
+def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Plan:
+    """Returns the plan with at most `most` lengths of rows, those that cost its steps least (0: with `rows.tokens`).
 
     Lengths are whole `multiple`s: a mesh may split the tokens of a row.
 
-    A step's last microbatch is computed whole however few rows it has, so that rows which just fill the microbatches of
-    most steps save up to half of all columns. Some steps stand for all: for a shuffled plan the first ones, whether it
-    ends before them or not, so that a run which is made longer keeps its rows.
+    A step's last microbatch is computed whole however few rows it has, so that rows which just fill the microbatches
+    save up to half of all columns; steps differ in what they need, so that each may choose. One length holds every
+    pair, others are for steps without the longest ones. Some steps stand for all: for a shuffled plan the first ones,
+    whether it ends before them or not, so that a run which is made longer keeps its rows.
     """
-    if not rows.shorten:
+    if not most:
         return plan
-    most = max(2, _SAMPLED_PAIRS // plan.pairs_per_step)
-    steps = range(most) if plan.seed is not None else range(0, plan.steps, -(-plan.steps // most))
+    sampled = max(2, _SAMPLED_PAIRS // plan.pairs_per_step)
+    steps = range(sampled) if plan.seed is not None else range(0, plan.steps, -(-plan.steps // sampled))
     records = [plan.records(step) for step in steps]
-    needs = [int(plan.costs.joined_tokens[each].sum()) for each in records]
 
-    def cost(length: int, counts: list[int]) -> float:
-        microbatches = sum(-(-count // plan.rows_per_microbatch) for count in counts)
-        return microbatches * (length + _BESIDE * rows.tokens)
+    @functools.cache
+    def caps(length: int) -> Caps:
+        return _caps(plan.costs, dataclasses.replace(rows, tokens=length))
 
-    def least(length: int) -> float:
-        return cost(length, [-(-need // length) for need in needs])
+    @functools.cache
+    def bounds(length: int) -> np.ndarray:
+        return np.array([plan.least_cost(each, length) for each in records])
 
-    best, found = plan, cost(rows.tokens, [len(best_fit(each, plan.costs, plan.caps)) for each in records])
-    for length in sorted(_lengths(plan, rows, multiple), key=least):
-        if least(length) >= found:
+    @functools.cache
+    def costs(length: int) -> np.ndarray:
+        found = bounds(length).copy()
+        for step in np.flatnonzero(np.isfinite(found)):
+            found[step] = plan.cost(length, len(best_fit(records[step], plan.costs, caps(length))))
+        return found
+
+    lengths, longest = [*_lengths(rows, multiple), rows.tokens], plan.costs.tokens.max()
+    spent, chosen = np.full(len(records), np.inf), []
+    for _ in range(most):
+        least, total = (functools.partial(_total, spent, of) for of in (bounds, costs))
+        length = _cheapest([each for each in lengths if chosen or each >= longest], least, total)
+        if chosen and total(length) > _WORTH * spent.sum():
             break
-        caps = resolve_caps(plan.costs, dataclasses.replace(rows, tokens=length))
-        costs = cost(length, [len(best_fit(each, plan.costs, caps)) for each in records])
-        if costs < found:
-            best, found = dataclasses.replace(plan, caps=caps), costs
-    return best
+        chosen.append(length)
+        spent = np.minimum(spent, costs(length))
+    return dataclasses.replace(plan, shapes=tuple(caps(length) for length in sorted(chosen)))
 
 
-def _lengths(plan: Plan, rows: RowSettings, multiple: int) -> range:
-    """The lengths below `rows.tokens` that hold every pair."""
+def _total(spent: np.ndarray, costs: Callable[[int], np.ndarray], length: int) -> float:
+    """Returns what steps cost that may have one length more than those by which they cost what is `spent`."""
+    return float(np.minimum(spent, costs(length)).sum())
+
+
+def _lengths(rows: RowSettings, multiple: int) -> range:
+    """The lengths below `rows.tokens`."""
     lanes = math.lcm(_LANES, multiple)
     lanes *= -(-rows.tokens // (_LENGTHS * lanes))
-    longest = int(plan.costs.tokens.max())
-    return range(-(-longest // lanes) * lanes, rows.tokens, lanes)
+    return range(lanes, rows.tokens, lanes)
+
+
+def _cheapest(candidates: Iterable[Item], bound: Callable[[Item], float], cost: Callable[[Item], float]) -> Item:
+    """Returns the candidate of least cost; none costs less than its `bound`, which is told without costing it."""
+    best, least = None, math.inf
+    for candidate in sorted(candidates, key=bound):
+        if best is not None and bound(candidate) >= least:
+            break
+        found = cost(candidate)
+        if best is None or found < least:
+            best, least = candidate, found
+    assert best is not None
+    return best
 
 
 @functools.lru_cache(maxsize=4)

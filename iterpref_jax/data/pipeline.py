@@ -61,8 +61,9 @@ class StepSource:
 
     def __getitem__(self, step: int) -> RowBatch:
         places = {row: number for number, row in enumerate(self.own)}
-        batch = empty_batch((self.plan.microbatches, len(places)), **dataclasses.asdict(self.plan.caps))
-        for number, trees in enumerate(self.plan.rows(step)):
+        rows, caps = self.plan.packed(step)
+        batch = empty_batch((self.plan.microbatches, len(places)), **dataclasses.asdict(caps))
+        for number, trees in enumerate(rows):
             microbatch, row = divmod(number, self.plan.rows_per_microbatch)
             if row in places:
                 laid = [lay_out([self.split[i] for i in tree], tree, self.rows, self.weighting) for tree in trees]

@@ -32,10 +32,12 @@ def work(load: Workload, decoder: Decoder) -> Work:
     attention, a_microbatch = decoder.attention, load.settings.rows.rows_per_microbatch
     tiles, logits = _projected(load, decoder)
     # Rows of padding are computed too, but for attention.
-    slots = load.used_microbatches * a_microbatch
-    dense = laid_out(config, rows=1, tokens=caps.tokens, targets=0, vocab=0)
-    scores = dense.scores * slots if attention == "xla" else load.rows * _walked(load.sample, config, attention)
-    counts = Counts(round(dense.tokens * slots), round(logits * load.used_microbatches), round(scores))
+    dense = [
+        (laid_out(config, rows=1, tokens=length, targets=0, vocab=0), slots) for length, slots in load.slots.items()
+    ]
+    tokens, scores = (sum(getattr(a_row, what) * slots for a_row, slots in dense) for what in ("tokens", "scores"))
+    scores = scores if attention == "xla" else load.rows * _walked(load.sample, config, attention)
+    counts = Counts(round(tokens), round(logits * load.used_microbatches), round(scores))
     keeps = keeps_logits(decoder.projection(a_microbatch), a_microbatch * caps.targets * config.vocab_size)
     remat = run.model.compute.remat
     executed = executed_flops(config, counts, remat=remat, attention=attention, keeps_logits=keeps, lora=lora)

@@ -99,11 +99,11 @@ def search_content(found: list[Planned], load: Workload, target: Target) -> dict
 
 
 def _lines(planned: Planned, load: Workload, target: Target, largest: int | None) -> Iterator[str]:
-    topology, caps = target.topology, load.caps
+    topology, lengths = target.topology, load.sample.plan.lengths
     yield f"{target.config.model_type} on {len(topology.devices)} x {topology.chip.kind} ({topology.name})"
     yield _row("mesh", " ".join(f"{axis}={size}" for axis, size in planned.mesh.items()))
     yield _row("pairs", load.source)
-    yield _row("rows", f"{caps.tokens} tokens, {caps.targets} targets; {load.rows:.1f} rows a step of {_pairs(load)}")
+    yield _row("rows", f"{lengths} tokens, {load.caps.targets} targets; {load.rows:.1f} a step of {_pairs(load)}")
     used = f"{load.used_microbatches:.1f} used on average"
     yield _row(
         "microbatch",

@@ -10,7 +10,7 @@ import numpy as np
 
 from iterpref_jax.data.batch import RowBatch
 from iterpref_jax.data.layout import Costs, costs
-from iterpref_jax.data.packing import Caps, Plan, training_plan
+from iterpref_jax.data.packing import Caps, Packed, Plan, training_plan
 from iterpref_jax.data.pipeline import RandomAccess, StepSource
 from iterpref_jax.data.schema import Example, Split, counts, make_index
 from iterpref_jax.errors import UserError
@@ -45,10 +45,10 @@ class Sample:
         )
 
     @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The rows of some steps."""
+    def packed(self) -> list[Packed]:
+        """Some steps."""
         steps = np.unique(np.linspace(0, self.plan.steps - 1, SAMPLED_STEPS).astype(int))
-        return np.array([len(self.plan.rows(int(step))) for step in steps])
+        return [self.plan.packed(int(step)) for step in steps]
 
     @functools.cached_property
     def first_step(self) -> RowBatch:
@@ -97,7 +97,7 @@ class Workload:
     def with_settings(self, settings: RunSettings) -> Workload:
         """Returns the same pairs in a run of another mesh, remat or microbatch; the length of rows follows from it."""
         sample = self.sample
-        if settings.rows.shorten:
+        if settings.rows.lengths:
             sample = _repacked(sample, settings.rows.rows_per_microbatch, settings.mesh.sequence)
         return dataclasses.replace(self, settings=settings, sample=sample)
 
@@ -113,12 +113,21 @@ class Workload:
     @property
     def used_microbatches(self) -> float:
         """The microbatches of a step that hold pairs, on average."""
-        return float(np.ceil(self.sample.rows / self.settings.rows.rows_per_microbatch).mean())
+        return sum(self.slots.values()) / self.settings.rows.rows_per_microbatch
+
+    @property
+    def slots(self) -> dict[int, float]:
+        """Length -> the rows of that length in the microbatches of a step, on average; some are padding."""
+        a_microbatch, packed = self.settings.rows.rows_per_microbatch, self.sample.packed
+        found = dict.fromkeys((caps.tokens for caps in self.sample.plan.shapes), 0.0)
+        for rows, caps in packed:
+            found[caps.tokens] += a_microbatch * math.ceil(len(rows) / a_microbatch) / len(packed)
+        return found
 
     @property
     def rows(self) -> float:
         """The rows of a step, on average."""
-        return float(self.sample.rows.mean())
+        return float(np.mean([len(rows) for rows, _ in self.sample.packed]))
 
     @property
     def steps(self) -> float:

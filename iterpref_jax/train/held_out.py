@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from iterpref_jax.data.groups import Grouping, groupings
-from iterpref_jax.data.packing import Plan, pass_plan, shortened
+from iterpref_jax.data.packing import Plan, pass_plan, with_lengths
 from iterpref_jax.data.pipeline import iterate
 from iterpref_jax.data.schema import Split
 from iterpref_jax.models.transformer import Params
@@ -29,7 +29,8 @@ class HeldOut:
         settings = run.settings
         self._run, self._split = run, split
         plan = pass_plan(run.costs(split), settings.rows, pairs_per_step=settings.train.global_batch)
-        plan = shortened(plan, settings.rows, run.placement.parts("token_share"))
+        # One length: a further one seldom pays for its program in so few steps.
+        plan = with_lengths(plan, settings.rows, run.placement.parts("token_share"), min(1, settings.rows.lengths))
         self._source = step_source(run, "eval", plan)
         # Every host has its rows' pairs only, and the groups need all of them.
         places = (None, run.placement.replicated())

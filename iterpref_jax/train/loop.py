@@ -25,6 +25,7 @@ from iterpref_jax.progress import Advance, progress, say
 from iterpref_jax.train import alike
 from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
+from iterpref_jax.train.compiled import abstract_batch
 from iterpref_jax.train.flight import Clock, Flight, Update
 from iterpref_jax.train.goodput import Ledger, session
 from iterpref_jax.train.held_out import HeldOut
@@ -164,7 +165,8 @@ class Trainer:
         step = make_train_step(
             run.decoder, settings.objective, self.optimizer, schedule, accumulate_dtype=accumulate_dtype
         )
-        self.step = jitted(step, self.shardings)
+        self._jitted = jitted(step, self.shardings)
+        self._programs: dict[tuple[int, ...], Any] = {}
         self.work = work_of(run.decoder.config)
 
     def start(self, params: Params | None) -> TrainState:
@@ -178,16 +180,27 @@ class Trainer:
         say(f"resuming from step {saved[-1]} of {self.plan.steps}")
         return self.checkpoints.restore(saved[-1], shapes, self.shardings, parted(params)[1] if params else {})
 
+    def compile(self, state: TrainState) -> None:
+        """Compiles the step for every length of rows, so that no update waits for it later."""
+        for caps in self.plan.shapes:
+            leading = self.plan.microbatches, self.plan.rows_per_microbatch
+            batch = abstract_batch(caps, leading, self.run.placement)
+            self._programs[batch.tokens_RT.shape] = self._jitted.lower(state, batch).compile()
+
+    def step(self, state: TrainState, batch: RowBatch) -> tuple[TrainState, Metrics]:
+        """Hands an update to the devices, which take the memory of the old state; see `compile`."""
+        return self._programs[batch.tokens_RT.shape](state, batch)
+
     def describe(self) -> str:
         """Returns one line for a person: data, rows, model and devices."""
-        run, caps = self.run, self.plan.caps
+        run, plan = self.run, self.plan
         held_out = len(run.eval_split) if run.eval_split else 0
         processes = distributed.process_count()
         hosts = f" of {processes} processes" if processes > 1 else ""
         return (
-            f"{self.plan.pairs} training and {held_out} held-out pairs; {self.plan.steps} updates of "
-            f"{self.plan.pairs_per_step} pairs in at most {self.plan.microbatches} x {self.plan.rows_per_microbatch} "
-            f"rows of {caps.tokens} tokens and {caps.targets} targets; {run.decoder.config.model_type} of "
+            f"{plan.pairs} training and {held_out} held-out pairs; {plan.steps} updates of {plan.pairs_per_step} pairs "
+            f"in at most {plan.microbatches} x {plan.rows_per_microbatch} rows of {plan.lengths} tokens and at most "
+            f"{plan.caps.targets} targets; {run.decoder.config.model_type} of "
             f"{run.parameters() / 1e6:.1f}M parameters; mesh {dict(run.placement.mesh.shape)}{hosts}"
         )
 
@@ -249,9 +262,10 @@ class Trainer:
                     flight.land()
                     profiler.begin()
                 placed = self.run.place(batch)
-                state, metrics = self._update(state, placed, done)
                 if done == first:
+                    self.compile(state)
                     startup.ends("compile")
+                state, metrics = self._update(state, placed, done)
                 flight.put(Update(done, metrics, self.work(batch, placed)))
                 ends = profiler.ends_at(done)
                 if not (is_due(done) or ends):

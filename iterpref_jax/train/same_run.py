@@ -7,14 +7,14 @@ from typing import Any
 
 from iterpref_jax.errors import UserError
 
-MICROBATCH, SHORTEN = "rows.rows_per_microbatch", "rows.shorten"
+MICROBATCH, LENGTHS = "rows.rows_per_microbatch", "rows.lengths"
 # Settings that a resumed run may change: what is written when, where things lie (their content is compared by itself),
 # on how many devices and how many rows at a time, from what the backward pass starts and in which dtypes the state is
 # kept (which change rounding only), and sections that training does not read.
 MAY_CHANGE = (
     *("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "train.keep_best"),
     *("model.compute.remat", "optimizer.offload", "optimizer.state_dtype", "optimizer.master", "model.param_dtype"),
-    *(MICROBATCH, SHORTEN, "train.accumulate_dtype", "model.path"),
+    *(MICROBATCH, LENGTHS, "train.accumulate_dtype", "model.path"),
     *("data.pipeline", "data.path", "reference", "mesh", "profile", "log", "hosts"),
     *("inject", "imports", "sandbox", "endpoint", "generate", "rounds", "evaluate", "build"),
     *("compile", "decode", "serve", "plan"),
@@ -24,9 +24,9 @@ MAY_CHANGE = (
 def check_same_run(workdir: str, about: Mapping[str, Any], config: dict[str, Any], fingerprint: dict[str, Any]) -> None:
     """Refuses to continue a folder whose run, `about` of its checkpoint, had another configuration, data or weights."""
     old, new = flat(about["config"]), flat(config)
-    # A run from before rows could be shortened has no such setting.
-    old.setdefault(SHORTEN, False)
-    for key in (MICROBATCH, SHORTEN) if new["objective.router_aux_loss_coef"] else ():
+    # Of a run from before steps could choose; before that, rows were never shortened.
+    old.setdefault(LENGTHS, int(old.pop("rows.shorten", False)))
+    for key in (MICROBATCH, LENGTHS) if new["objective.router_aux_loss_coef"] else ():
         if old[key] != new[key]:
             raise UserError(
                 f"{workdir} holds a run with {key} = {old[key]}, now it is {new[key]}: the router's loss "

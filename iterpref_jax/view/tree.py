@@ -100,7 +100,7 @@ def row_settings(name: str) -> layout.RowSettings:
     """Returns the settings of one of `NAMES` or `GROUP`; the caps do not matter to a single tree."""
     kind, _, truncate = name.partition("+")
     return layout.RowSettings(
-        layout=kind, truncate=bool(truncate), tokens=1, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+        layout=kind, truncate=bool(truncate), tokens=1, lengths=0, targets=0, pairs=0, rows_per_microbatch=1
     )
 
 

@@ -21,7 +21,7 @@ EXAMPLE = Example(
 
 def rows(layout="shared", truncate=True):
     return RowSettings(
-        layout=layout, truncate=truncate, tokens=64, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+        layout=layout, truncate=truncate, tokens=64, lengths=0, targets=0, pairs=0, rows_per_microbatch=1
     )
 
 

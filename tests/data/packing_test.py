@@ -10,9 +10,7 @@ from iterpref_jax.data import packing
 from iterpref_jax.data.layout import Costs, RowSettings
 from iterpref_jax.errors import UserError
 
-ROWS = RowSettings(
-    layout="shared", truncate=True, tokens=100, shorten=False, targets=60, pairs=4, rows_per_microbatch=2
-)
+ROWS = RowSettings(layout="shared", truncate=True, tokens=100, lengths=0, targets=60, pairs=4, rows_per_microbatch=2)
 
 
 def costs_of(tokens, targets, group=None):
@@ -140,7 +138,7 @@ def test_a_pass_visits_every_pair_once_in_order():
 
 def test_automatic_caps_hold_every_pair():
     automatic = RowSettings(
-        layout="shared", truncate=True, tokens=100, shorten=False, targets=0, pairs=0, rows_per_microbatch=1
+        layout="shared", truncate=True, tokens=100, lengths=0, targets=0, pairs=0, rows_per_microbatch=1
     )
     costs = random_costs(50)
     caps = packing.resolve_caps(costs, automatic)
@@ -159,7 +157,7 @@ def test_a_batch_larger_than_the_dataset_is_refused():
         train(global_batch=38)
 
 
-WIDE = RowSettings(layout="shared", truncate=True, tokens=4096, shorten=True, targets=0, pairs=0, rows_per_microbatch=8)
+WIDE = RowSettings(layout="shared", truncate=True, tokens=4096, lengths=1, targets=0, pairs=0, rows_per_microbatch=8)
 
 
 def wide_costs(n, seed=0, most=1500):
@@ -170,19 +168,21 @@ def wide_costs(n, seed=0, most=1500):
 
 def columns(plan, steps=16):
     """How many columns the microbatches of the first steps have, and how many microbatches there are."""
-    microbatches = sum(-(-len(plan.rows(step)) // plan.rows_per_microbatch) for step in range(steps))
-    return microbatches * plan.rows_per_microbatch * plan.caps.tokens, microbatches
+    packed = [plan.packed(step) for step in range(steps)]
+    microbatches = [-(-len(rows) // plan.rows_per_microbatch) for rows, _ in packed]
+    lengths = [caps.tokens for _, caps in packed]
+    return plan.rows_per_microbatch * int(np.dot(microbatches, lengths)), sum(microbatches)
 
 
-def wide_plan(costs, multiple=1, steps=40, **changes):
-    rows = dataclasses.replace(WIDE, **changes)
-    return packing.training_plan(costs, rows, global_batch=64, epochs=0, steps=steps, seed=3, multiple=multiple)
+def wide_plan(costs, multiple=1, steps=40, global_batch=64, **changes):
+    length = dict(global_batch=global_batch, epochs=0, steps=steps)
+    return packing.training_plan(costs, dataclasses.replace(WIDE, **changes), seed=3, multiple=multiple, **length)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shortened_rows_make_steps_of_fewer_columns_in_as_many_microbatches(seed):
     costs = wide_costs(300, seed)
-    whole, short = wide_plan(costs, shorten=False), wide_plan(costs)
+    whole, short = wide_plan(costs, lengths=0), wide_plan(costs)
     assert whole.caps.tokens == 4096
     assert short.caps.tokens % 128 == 0
     assert costs.tokens.max() <= short.caps.tokens < 4096
@@ -193,9 +193,44 @@ def test_shortened_rows_make_steps_of_fewer_columns_in_as_many_microbatches(seed
         assert all(costs.tokens[records_of([row])].sum() <= short.caps.tokens for row in short.rows(step))
 
 
-def test_a_longer_run_keeps_the_length_of_its_rows():
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_that_choose_among_lengths_have_fewer_columns_in_no_more_microbatches(seed):
+    costs = wide_costs(300, seed)
+    one, three = wide_plan(costs), wide_plan(costs, lengths=3)
+    assert len(one.shapes) == 1
+    assert 1 < len(three.shapes) <= 3
+    assert columns(three)[0] < 0.97 * columns(one)[0]
+    assert len({three.packed(step).caps for step in range(16)}) > 1
+    for step in range(16):
+        rows, caps = three.packed(step)
+        assert sorted(records_of(rows)) == sorted(one.records(step))
+        assert all(costs.tokens[records_of([row])].sum() <= caps.tokens for row in rows)
+        # No other shape would have cost less.
+        records = three.records(step)
+        costs_of_all = [three.cost(each.tokens, len(packing.best_fit(records, costs, each))) for each in three.shapes]
+        assert three.cost(caps.tokens, len(rows)) == min(costs_of_all)
+
+
+def test_steps_that_are_all_alike_have_one_length_however_many_they_may_have():
+    costs = costs_of([700] * 300, [200] * 300)
+    assert wide_plan(costs, lengths=3).shapes == wide_plan(costs).shapes
+
+
+def test_small_steps_without_the_longest_pairs_have_rows_that_would_not_hold_those():
+    tokens = np.where(np.arange(300) % 30, 200, 1800)
+    costs = costs_of(tokens, tokens // 4)
+    plan = wide_plan(costs, lengths=2, rows_per_microbatch=1, global_batch=4)
+    assert plan.shapes[0].tokens < 1800 <= plan.caps.tokens
+    for step in range(40):
+        rows, caps = plan.packed(step)
+        assert (caps.tokens >= 1800) == (tokens[plan.records(step)].max() == 1800)
+        assert all(costs.tokens[records_of([row])].sum() <= caps.tokens for row in rows)
+
+
+@pytest.mark.parametrize("lengths", [1, 3])
+def test_a_longer_run_keeps_the_lengths_of_its_rows(lengths):
     costs = wide_costs(300)
-    assert wide_plan(costs, steps=2).caps == wide_plan(costs, steps=400).caps
+    assert wide_plan(costs, steps=2, lengths=lengths).shapes == wide_plan(costs, steps=400, lengths=lengths).shapes
 
 
 @pytest.mark.parametrize(("multiple", "tokens"), [(3, 4608), (256, 4096), (1, 20000)])
@@ -208,7 +243,7 @@ def test_shortened_rows_can_be_split_evenly(multiple, tokens):
 def test_rows_that_hold_one_pair_only_are_not_shortened():
     costs = wide_costs(300, most=4097)
     assert costs.tokens.max() > 3968
-    assert wide_plan(costs).caps == wide_plan(costs, shorten=False).caps
+    assert wide_plan(costs).caps == wide_plan(costs, lengths=0).caps
 
 
 def test_groups_share_a_tree_in_shortened_rows_too():
@@ -222,4 +257,4 @@ def test_a_pass_in_order_is_shortened_by_steps_of_all_of_it():
     """The first pairs are short ones: they alone would be served best by the shortest rows."""
     tokens = np.concatenate([np.full(1000, 100), np.full(7000, 1800)])
     plan = packing.pass_plan(costs_of(tokens, tokens // 4), WIDE, pairs_per_step=16)
-    assert packing.shortened(plan, WIDE, 1).caps.tokens == 3712
+    assert packing.with_lengths(plan, WIDE, 1, 1).caps.tokens == 3712

@@ -17,9 +17,7 @@ WEIGHTING = Weighting(recipe=find_recipe("target_rpo"), seed=0, nll_norm="exampl
 
 def sources(layout, owned):
     """A source for each host, which has these places of the four rows of a microbatch."""
-    rows = RowSettings(
-        layout=layout, truncate=True, tokens=150, shorten=False, targets=0, pairs=0, rows_per_microbatch=4
-    )
+    rows = RowSettings(layout=layout, truncate=True, tokens=150, lengths=0, targets=0, pairs=0, rows_per_microbatch=4)
     cost = costs(index_of(EXAMPLES), rows, WEIGHTING)
     plan = training_plan(cost, rows, global_batch=9, epochs=2, steps=0, seed=1, multiple=1)
     reference = [np.arange(size, dtype=np.float32) + 1000 * record for record, size in enumerate(cost.terms)]

@@ -63,7 +63,7 @@ def packed(layout):
         layout=layout,
         truncate=True,
         tokens=TOKENS,
-        shorten=False,
+        lengths=0,
         targets=TARGETS,
         pairs=PAIRS,
         rows_per_microbatch=ROWS,

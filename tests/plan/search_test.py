@@ -33,7 +33,7 @@ def test_axes_that_exchange_activations_stay_within_a_host():
 
 
 def test_more_is_estimated_for_more_rows_and_less_for_rematerialisation():
-    load, target = opened(**{"rows.shorten": False})
+    load, target = opened(**{"rows.lengths": 0})
 
     def estimated(settings):
         decoder = target.decoder(settings)

@@ -43,7 +43,7 @@ def test_the_steps_of_a_dataset_are_those_of_training(dataset):
 
 
 def test_larger_microbatches_hold_the_same_rows_in_fewer(dataset):
-    whole = {"rows.shorten": False}
+    whole = {"rows.lengths": 0}
     load = dataset_workload(read(dataset, **whole), open_dataset(dataset).split("train"), str(dataset), None)
     more = load.with_settings(read(dataset, **whole, **{"rows.rows_per_microbatch": 4}))
     assert more.microbatches == -(-load.microbatches // 4)

@@ -48,7 +48,7 @@ def row_settings(layout="shared", truncate=True, tokens=160, rows_per_microbatch
         layout=layout,
         truncate=truncate,
         tokens=tokens,
-        shorten=False,
+        lengths=0,
         targets=TARGETS,
         pairs=PAIRS,
         rows_per_microbatch=rows_per_microbatch,

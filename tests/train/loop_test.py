@@ -9,6 +9,7 @@ import pytest
 
 from iterpref_jax import settings
 from iterpref_jax.codeflow.focus import FocusSettings
+from iterpref_jax.data import packing
 from iterpref_jax.errors import UserError
 from iterpref_jax.train import loop
 from iterpref_jax.train.export import export
@@ -71,17 +72,20 @@ def test_a_run_of_trees_reads_the_reference_cache_of_single_pairs_and_starts_fro
 
 
 @pytest.mark.slow
-def test_shortened_rows_change_what_is_padding_and_no_other_number(dataset, tmp_path):
-    wide = {"rows.tokens": 2048}
-    short = loop.Trainer(open_run(settings.read_run(load(dataset, **wide)), str(tmp_path)), None, {})
-    assert short.plan.caps.tokens < 2048
+def test_steps_that_choose_the_length_of_their_rows_change_what_is_padding_and_no_other_number(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packing, "_LANES", 8)  # that pairs of some 40 tokens have lengths to choose from
+    wide = {"rows.tokens": 256, "train.steps": 5, "train.global_batch": 10}
+    plan = loop.Trainer(open_run(settings.read_run(load(dataset, **wide)), str(tmp_path)), None, {}).plan
+    assert len({plan.packed(step).caps.tokens for step in range(5)}) > 1
     padding = []
-    for shorten in (True, False):
-        assert run(dataset, tmp_path / str(shorten), **wide, **{"rows.shorten": shorten}).finished
-        lines = numbers(tmp_path / str(shorten))
+    for lengths in (3, 0):
+        assert run(dataset, tmp_path / str(lengths), **wide, **{"rows.lengths": lengths}).finished
+        lines = numbers(tmp_path / str(lengths))
         padding.append([line.pop("padding_fraction") for line in lines if line["split"] == "train"])
-    short, whole = (numbers(tmp_path / name) for name in ("True", "False"))
     assert max(padding[0]) < min(padding[1])
+    short, whole = (numbers(tmp_path / name) for name in ("3", "0"))
     for got, expected in zip(short, whole, strict=True):
         assert got.pop("split") == expected.pop("split")
         # Whether rewards of nothing but rounding are above 0 is chance.

@@ -37,11 +37,17 @@ def test_what_changes_the_loss_may_not():
 
 def test_rows_a_microbatch_may_not_where_the_routers_loss_is_of_a_microbatch():
     with pytest.raises(UserError, match=r"rows\.rows_per_microbatch = 4, now it is 2: the router's loss"):
-        check(config(balance=0.01, shorten=True), config(balance=0.01, rows=2, shorten=True))
+        check(config(balance=0.01, lengths=1), config(balance=0.01, rows=2, lengths=1))
 
 
 def test_a_run_from_before_rows_were_shortened_goes_on_but_not_with_the_routers_loss():
-    check(config(), config(shorten=True))
-    check(config(balance=0.01), config(balance=0.01, shorten=False))
-    with pytest.raises(UserError, match=r"rows\.shorten = False, now it is True: the router's loss"):
-        check(config(balance=0.01), config(balance=0.01, shorten=True))
+    check(config(), config(lengths=1))
+    check(config(balance=0.01), config(balance=0.01, lengths=0))
+    with pytest.raises(UserError, match=r"rows\.lengths = 0, now it is 1: the router's loss"):
+        check(config(balance=0.01), config(balance=0.01, lengths=1))
+
+
+def test_a_run_from_before_steps_chose_their_length_goes_on_with_the_one_it_had():
+    check(config(balance=0.01, shorten=True), config(balance=0.01, lengths=1))
+    with pytest.raises(UserError, match=r"rows\.lengths = 1, now it is 3: the router's loss"):
+        check(config(balance=0.01, shorten=True), config(balance=0.01, lengths=3))
