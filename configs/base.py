@@ -159,7 +159,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     rows.truncate = True
     rows.tokens = 4096
     # Shorter where that fills microbatches better: each step takes one of so many lengths, and each length is a program
-    # to compile. Further ones are left out where they save little. 0 = exactly so long.
+    # to compile; further ones are left out where a run is too short for them to pay. 0 = exactly so long.
     rows.lengths = 3
     rows.targets = 0  # 0 = from the data
     rows.pairs = 0  # 0 = from the data

@@ -248,8 +248,8 @@ _LENGTHS, _SAMPLED_PAIRS = 32, 2048
 # What a microbatch costs however short its rows are, as a part of its columns at the full length: the gradients of all
 # parameters are summed, and split parameters gathered. Measured: an eighth to a half (EXPERIMENTS.md).
 _BESIDE = 0.25
-# What a further length must leave of the cost, to be worth a program that is compiled for it.
-_WORTH = 0.98
+# So many steps of a run a further length must save, to be worth the program that is compiled for it.
+_WORTH = 32
 
 
 def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Plan:
@@ -260,7 +260,7 @@ def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Pla
     A step's last microbatch is computed whole however few rows it has, so that rows which just fill the microbatches
     save up to half of all columns; steps differ in what they need, so that each may choose. One length holds every
     pair, others are for steps without the longest ones. Some steps stand for all: for a shuffled plan the first ones,
-    whether it ends before them or not, so that a run which is made longer keeps its rows.
+    whether it ends before them or not.
     """
     if not most:
         return plan
@@ -288,7 +288,7 @@ def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Pla
     for _ in range(most):
         least, total = (functools.partial(_total, spent, of) for of in (bounds, costs))
         length = _cheapest([each for each in lengths if chosen or each >= longest], least, total)
-        if chosen and total(length) > _WORTH * spent.sum():
+        if chosen and plan.steps * (1 - total(length) / spent.sum()) < _WORTH:
             break
         chosen.append(length)
         spent = np.minimum(spent, costs(length))

@@ -174,6 +174,10 @@ def columns(plan, steps=16):
     return plan.rows_per_microbatch * int(np.dot(microbatches, lengths)), sum(microbatches)
 
 
+# Steps of a run that is worth compiling for.
+LONG = 10_000
+
+
 def wide_plan(costs, multiple=1, steps=40, global_batch=64, **changes):
     length = dict(global_batch=global_batch, epochs=0, steps=steps)
     return packing.training_plan(costs, dataclasses.replace(WIDE, **changes), seed=3, multiple=multiple, **length)
@@ -196,7 +200,7 @@ def test_shortened_rows_make_steps_of_fewer_columns_in_as_many_microbatches(seed
 @pytest.mark.parametrize("seed", range(3))
 def test_steps_that_choose_among_lengths_have_fewer_columns_in_no_more_microbatches(seed):
     costs = wide_costs(300, seed)
-    one, three = wide_plan(costs), wide_plan(costs, lengths=3)
+    one, three = wide_plan(costs), wide_plan(costs, lengths=3, steps=LONG)
     assert len(one.shapes) == 1
     assert 1 < len(three.shapes) <= 3
     assert columns(three)[0] < 0.97 * columns(one)[0]
@@ -213,13 +217,13 @@ def test_steps_that_choose_among_lengths_have_fewer_columns_in_no_more_microbatc
 
 def test_steps_that_are_all_alike_have_one_length_however_many_they_may_have():
     costs = costs_of([700] * 300, [200] * 300)
-    assert wide_plan(costs, lengths=3).shapes == wide_plan(costs).shapes
+    assert wide_plan(costs, lengths=3, steps=LONG).shapes == wide_plan(costs).shapes
 
 
 def test_small_steps_without_the_longest_pairs_have_rows_that_would_not_hold_those():
     tokens = np.where(np.arange(300) % 30, 200, 1800)
     costs = costs_of(tokens, tokens // 4)
-    plan = wide_plan(costs, lengths=2, rows_per_microbatch=1, global_batch=4)
+    plan = wide_plan(costs, lengths=2, rows_per_microbatch=1, global_batch=4, steps=LONG)
     assert plan.shapes[0].tokens < 1800 <= plan.caps.tokens
     for step in range(40):
         rows, caps = plan.packed(step)
@@ -227,10 +231,12 @@ def test_small_steps_without_the_longest_pairs_have_rows_that_would_not_hold_tho
         assert all(costs.tokens[records_of([row])].sum() <= caps.tokens for row in rows)
 
 
-@pytest.mark.parametrize("lengths", [1, 3])
-def test_a_longer_run_keeps_the_lengths_of_its_rows(lengths):
+def test_a_longer_run_keeps_the_length_of_its_rows_until_further_ones_pay():
     costs = wide_costs(300)
-    assert wide_plan(costs, steps=2, lengths=lengths).shapes == wide_plan(costs, steps=400, lengths=lengths).shapes
+    shapes = {steps: wide_plan(costs, lengths=3, steps=steps).shapes for steps in (2, 200, LONG)}
+    assert shapes[2] == wide_plan(costs, steps=LONG).shapes
+    assert len(shapes[2]) == 1 <= len(shapes[200]) < len(shapes[LONG])
+    assert set(shapes[2]) <= set(shapes[LONG])
 
 
 @pytest.mark.parametrize(("multiple", "tokens"), [(3, 4608), (256, 4096), (1, 20000)])

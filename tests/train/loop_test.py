@@ -75,7 +75,9 @@ def test_a_run_of_trees_reads_the_reference_cache_of_single_pairs_and_starts_fro
 def test_steps_that_choose_the_length_of_their_rows_change_what_is_padding_and_no_other_number(
     dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(packing, "_LANES", 8)  # that pairs of some 40 tokens have lengths to choose from
+    # That pairs of some 40 tokens have lengths to choose from, and five steps are worth compiling for.
+    monkeypatch.setattr(packing, "_LANES", 8)
+    monkeypatch.setattr(packing, "_WORTH", 0)
     wide = {"rows.tokens": 256, "train.steps": 5, "train.global_batch": 10}
     plan = loop.Trainer(open_run(settings.read_run(load(dataset, **wide)), str(tmp_path)), None, {}).plan
     assert len({plan.packed(step).caps.tokens for step in range(5)}) > 1
