@@ -259,14 +259,11 @@ def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Pla
 
     A step's last microbatch is computed whole however few rows it has, so that rows which just fill the microbatches
     save up to half of all columns; steps differ in what they need, so that each may choose. One length holds every
-    pair, others are for steps without the longest ones. Some steps stand for all: for a shuffled plan the first ones,
-    whether it ends before them or not.
+    pair, others are for steps without the longest ones. Some steps stand for all.
     """
     if not most:
         return plan
-    sampled = max(2, _SAMPLED_PAIRS // plan.pairs_per_step)
-    steps = range(sampled) if plan.seed is not None else range(0, plan.steps, -(-plan.steps // sampled))
-    records = [plan.records(step) for step in steps]
+    records = _sampled(plan)
 
     @functools.cache
     def caps(length: int) -> Caps:
@@ -293,6 +290,13 @@ def with_lengths(plan: Plan, rows: RowSettings, multiple: int, most: int) -> Pla
         chosen.append(length)
         spent = np.minimum(spent, costs(length))
     return dataclasses.replace(plan, shapes=tuple(caps(length) for length in sorted(chosen)))
+
+
+def _sampled(plan: Plan) -> list[np.ndarray]:
+    """Returns the records of some steps: of a shuffled plan the first ones, whether it ends before them or not."""
+    most = max(2, _SAMPLED_PAIRS // plan.pairs_per_step)
+    steps = range(most) if plan.seed is not None else range(0, plan.steps, -(-plan.steps // most))
+    return [plan.records(step) for step in steps]
 
 
 def _total(spent: np.ndarray, costs: Callable[[int], np.ndarray], length: int) -> float:
