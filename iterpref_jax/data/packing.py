@@ -314,11 +314,12 @@ def _lengths(rows: RowSettings, multiple: int) -> range:
 def _cheapest(candidates: Iterable[Item], bound: Callable[[Item], float], cost: Callable[[Item], float]) -> Item:
     """Returns the candidate of least cost; none costs less than its `bound`, which is told without costing it."""
     best, least = None, math.inf
-    for candidate in sorted(candidates, key=bound):
-        if best is not None and bound(candidate) >= least:
+    bounded = [(bound(candidate), candidate) for candidate in candidates]
+    for at_least, candidate in sorted(bounded, key=lambda each: each[0]):
+        if at_least >= least:
             break
         found = cost(candidate)
-        if best is None or found < least:
+        if found < least:
             best, least = candidate, found
     assert best is not None
     return best
