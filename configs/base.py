@@ -140,6 +140,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     model.init = ml_collections.ConfigDict()  # or a config.json in the making, to start from random weights
     model.param_dtype = "float32"
     model.compute = compute = ml_collections.ConfigDict()
+    # GPUs and TPUs compute float32 products in fewer bits than float32, unless JAX_DEFAULT_MATMUL_PRECISION=highest.
     compute.compute_dtype = "bfloat16"
     # What the backward pass finds of the forward pass. full: only what goes into each layer. none: everything. Between
     # them: save_attention, save_mlp, save_attention_mlp, save_products (every product: the fastest on a GPU). In the

@@ -111,8 +111,9 @@ def save_peft(folder: str, config: ModelConfig, lora: Lora, adapters: Params, ba
     out.mkdir(parents=True, exist_ok=True)
     flat, names = traverse_util.flatten_dict(adapters), {}
     for weight in weights(config):
-        path = weight.path[:-1]
-        if (*path, LORA_A) not in flat:
+        *path, leaf = weight.path
+        # A projection's bias lies beside its kernel.
+        if leaf != "kernel" or (*path, LORA_A) not in flat:
             continue
         a, b = np.asarray(flat[(*path, LORA_A)]), np.asarray(flat[(*path, LORA_B)])
         for layer, name in enumerate(weight.names(config)):
@@ -149,4 +150,6 @@ def _merge(parts: dict[str, jax.Array], layer: jax.Array, lora: Lora, block_dim:
     else:
         codes, scales = (one[name] for name in _STORED)
         kernel = dequantize(codes, scales, lora.quantize, block_dim, jnp.dtype(jnp.float32))
-    return kernel + lora.scale * jnp.tensordot(one[LORA_A], one[LORA_B], 1)
+    # Computed once for good: a GPU's or TPU's own choice for float32 are products of 10 or 8 bits.
+    product = jnp.tensordot(one[LORA_A], one[LORA_B], 1, precision=jax.lax.Precision.HIGHEST)
+    return kernel + lora.scale * product

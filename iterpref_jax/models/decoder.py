@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.models import shares
 from iterpref_jax.models.config import LayerKind, ModelConfig
+from iterpref_jax.models.layers import lookup
 from iterpref_jax.models.lora import NO_LORA, Lora
 from iterpref_jax.models.remat import REMATS, rematerialised
 from iterpref_jax.models.rope import rotary
@@ -192,7 +193,7 @@ class Decoder:
         """Returns the embeddings of `tokens` in the compute dtype."""
         dtype = self.compute.compute_dtype
         if self.placement is None:
-            x = table_VD[tokens].astype(dtype)
+            x = lookup(table_VD, tokens).astype(dtype)
         else:
             x = shares.looked_up(self.placement, table_VD, tokens, dtype)
         # Rounded to the compute dtype before it is used, as in `transformers`.

@@ -54,6 +54,47 @@ def _product_backward(ins: int, kept: tuple[jax.Array, jax.Array], grad: jax.Arr
 product.defvjp(_product_forward, _product_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def spread(vector: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Returns a bias or a norm's weight in `dtype`, broadcast to `shape`.
+
+    Its gradient is a sum over all tokens, kept in float32: JAX's own rule adds in the compute dtype, and a sum in
+    bfloat16 stands still where it is 256 times what is added.
+    """
+    return jnp.broadcast_to(vector.astype(dtype), shape)
+
+
+def _spread_forward(vector: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    return spread(vector, shape, dtype), vector
+
+
+def _spread_backward(shape: tuple[int, ...], dtype: jnp.dtype, vector: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
+    tokens = tuple(range(len(shape) - vector.ndim))
+    return (grad.sum(tokens, dtype=jnp.float32).astype(vector.dtype),)
+
+
+spread.defvjp(_spread_forward, _spread_backward)
+
+
+@jax.custom_vjp
+def lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Returns the table's rows of `tokens`; its gradient is summed in float32, whatever the table is stored in."""
+    return table_VD[tokens]
+
+
+def _lookup_forward(table_VD: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return table_VD[tokens], (table_VD, tokens)
+
+
+def _lookup_backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, None]:
+    table_VD, tokens = kept
+    sums_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens].add(grad.astype(jnp.float32))
+    return sums_VD.astype(table_VD.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
 @dataclasses.dataclass(frozen=True)
 class Maker:
     """Makes the parameters of one model: knows the size of every dim, the random keys and the dtype."""
@@ -141,7 +182,7 @@ class Linear(nnx.Module):
         if self.is_adapted:
             inner = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.ins) * self.lora.scale
             out += jnp.tensordot(inner, self.lora_b[...].astype(x.dtype), 1)
-        return out + self.bias[...].astype(x.dtype) if self.has_bias else out
+        return out + spread(self.bias[...], out.shape, out.dtype) if self.has_bias else out
 
 
 class Norm(nnx.Module):
@@ -163,7 +204,7 @@ class Norm(nnx.Module):
             return (x32 * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
         if self.kind == "layer_norm":
             return (x32 * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-        return self.weight[...].astype(x.dtype) * x32.astype(x.dtype)
+        return spread(self.weight[...], x.shape, x.dtype) * x32.astype(x.dtype)
 
 
 class Mlp(nnx.Module):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.config import ModelConfig
+from iterpref_jax.models.layers import lookup
 from iterpref_jax.models.remat import REMATS
 from iterpref_jax.ops.kept import MLP
 from iterpref_jax.ops.linear_logp import gather_sources
@@ -99,7 +100,7 @@ def looked_up(placement: Placement, table_VD: jax.Array, tokens_RT: jax.Array, d
     its gradient, which are far larger.
     """
     tokens_RT = placement.constrain(tokens_RT, ("replica_row", "token"))
-    x_RTD = placement.constrain(table_VD[tokens_RT].astype(dtype), ("replica_row", "token", "embed"))
+    x_RTD = placement.constrain(lookup(table_VD, tokens_RT).astype(dtype), ("replica_row", "token", "embed"))
     # Dim by dim, so that each exchange is one all-to-all: first parts of D for tokens, then the others for rows.
     x_RTD = placement.constrain(x_RTD, ("replica_row", "token_share", "embed"))
     return placement.constrain(x_RTD, ROW_DIMS)
