@@ -37,8 +37,13 @@ class ObjectiveSettings:
                 f"objective.nll_norm = {self.nll_norm!r} has no effect with recipe {self.recipe!r}; "
                 f"leave it at {NLL_NORMS[0]!r}"
             )
-        if not recipe.has_preference and self.link.name != "sigmoid":
-            raise UserError(f"objective.link.name = {self.link.name!r} has no effect with recipe {self.recipe!r}")
+        for field, unused in ("name", "sigmoid"), ("label_smoothing", 0):
+            value = getattr(self.link, field)
+            if not recipe.has_preference and value != unused:
+                raise UserError(
+                    f"objective.link.{field} = {value!r} has no effect with recipe {self.recipe!r}; "
+                    f"leave it at {unused!r}"
+                )
         if recipe.nll and self.alpha <= 0:
             raise UserError(
                 f"recipe {self.recipe!r} adds alpha * NLL: objective.alpha must be above 0, got {self.alpha}"

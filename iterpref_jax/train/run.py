@@ -331,9 +331,14 @@ def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:
 
 
 def _check_sides(dataset: Dataset, settings: RunSettings) -> None:
-    """A mean over no token would read as log-prob 0, probability 1: links on means need weight on both sides."""
-    if not settings.objective.weights.has_preference or not LINKS[settings.objective.link.name].takes_means:
+    """Refuses sides without focus where no token would read as log-prob 0, probability 1.
+
+    A mean over it does, and so does a sum that no reference's sum is taken from.
+    """
+    link = LINKS[settings.objective.link.name]
+    if not settings.objective.weights.has_preference or (link.uses_reference and not link.takes_means):
         return
+    why = "takes the mean over it" if link.takes_means else "sets its log-prob, 0, against no reference's"
     for name in dataset.splits:
         index = dataset.split(name).index
         empty = {side: int((getattr(index, f"{side}_focus_count") == 0).sum()) for side in ("chosen", "rejected")}
@@ -341,8 +346,8 @@ def _check_sides(dataset: Dataset, settings: RunSettings) -> None:
             if pairs and getattr(settings.objective.weights, side) in ("focus", "hybrid"):
                 raise UserError(
                     f"{dataset.path}: {pairs} {name} pairs have no {side} focus, and link "
-                    f"{settings.objective.link.name!r} takes the mean over it; build the records with "
-                    "--config.build.focus.empty=drop or anchor, or choose a link on sums such as sigmoid"
+                    f"{settings.objective.link.name!r} {why}; build the records with "
+                    "--config.build.focus.empty=drop or anchor, or choose a link such as sigmoid"
                 )
 
 

@@ -179,10 +179,11 @@ def test_a_recipe_that_needs_another_focus_says_how_to_build_it(dataset):
         open_run(settings.read_run(load(dataset, **{"objective.recipe": "token_focus"})), "unused")
 
 
-def test_a_link_on_means_refuses_pairs_without_focus(tmp_path):
+def test_links_that_take_no_focus_for_certainty_refuse_pairs_without_focus(tmp_path):
     kept = make_dataset(tmp_path, focus=FocusSettings(mode="line", empty="keep", seed=0))
-    with pytest.raises(UserError, match=r"pairs have no rejected focus.*'ipo' takes the mean"):
-        open_run(settings.read_run(load(kept, **{"objective.link.name": "ipo"})), "unused")
+    for link, why in ("ipo", "takes the mean"), ("cpo", "sets its log-prob"):
+        with pytest.raises(UserError, match=rf"pairs have no rejected focus.*'{link}' {why}"):
+            open_run(settings.read_run(load(kept, **{"objective.link.name": link})), "unused")
     open_run(settings.read_run(load(kept)), "unused")
 
 
@@ -258,6 +259,7 @@ def test_settings_without_effect_are_refused_by_name(dataset):
     for changes, name in (
         ({"objective.recipe": "target_dpo", "objective.alpha": 0.0, "objective.nll_norm": "token"}, "nll_norm"),
         ({"objective.recipe": "sft", "objective.link.name": "ipo"}, "link.name"),
+        ({"objective.recipe": "sft", "objective.link.label_smoothing": 0.1}, "link.label_smoothing"),
         ({"objective.recipe": "sft", "reference.path": "somewhere"}, "reference.path"),
     ):
         with pytest.raises(UserError, match=f"{name}.* has no effect"):
