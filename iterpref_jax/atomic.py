@@ -1,10 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files, and lines of files, that are there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from etils import epath
 
@@ -31,3 +32,17 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """Returns the lines of a file that is appended to, none if there is no file.
+
+    A last line without its end, from a process that died, is cut off the file: whoever calls holds the file's lock.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        # In place: a kill while the file is written anew would lose every line.
+        os.truncate(path, len(whole))
+    # Not `splitlines`, which ends lines at a lone carriage return as well.
+    return whole.split(b"\n")[:-1]

@@ -50,10 +50,13 @@ def main(argv: Sequence[str]) -> int:
         prompts.check_style(asked.prompt_style, benchmark)
     given = _given(chosen, asked, benchmark)
     # From here on the folder is written; what was given is known to be good.
-    made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
-    if given and not samples.read_samples(folder):
-        evaluation.store(given, folder)
-    with stop_requested("ending after what runs now; the same command goes on") as should_stop:
+    with (
+        samples.alone(folder, rescore=chosen.score_only),
+        stop_requested("ending after what runs now; the same command goes on") as should_stop,
+    ):
+        made_with = samples.settle(folder, made_with, rescore=chosen.score_only)
+        if given and not samples.read_samples(folder):
+            evaluation.store(given, folder)
         opened = functools.partial(_opened, chosen, config, overrides, folder)
         if is_asking and not evaluation.generate(asked, benchmark, opened, folder, should_stop):
             return 130
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             counted, left_out = evaluation.counted(asked, benchmark, folder)
             if not evaluation.judge(asked, counted, sandbox, folder, should_stop):
                 return 130
-    _report(asked, counted, folder, made_with, left_out)
+        _report(asked, counted, folder, made_with, left_out)
     return 0
 
 

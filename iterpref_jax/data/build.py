@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -36,6 +35,7 @@ from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.data import assemble, build_report, chunks, schema, text_rules, tokenize
 from iterpref_jax.data.chunks import BuildSettings
 from iterpref_jax.errors import UserError
+from iterpref_jax.locks import held
 
 HASH_BYTES = 1 << 20
 # Raised where the same input and settings give other records, so that no build goes on from those of before.
@@ -290,13 +290,9 @@ def _read_report(out: pathlib.Path) -> BuildReport:
 
 @contextlib.contextmanager
 def _locked(building: pathlib.Path) -> Iterator[None]:
-    """Keeps a second build of the same folder out; the kernel frees the lock of a process that died."""
+    """Keeps a second build of the same folder out."""
     building.mkdir(parents=True, exist_ok=True)
-    with (building / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{building}: another process builds this dataset now; wait for it or stop it") from error
+    with held(building / "lock", f"{building}: another process builds this dataset now; wait for it or stop it"):
         yield
 
 

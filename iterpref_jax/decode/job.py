@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from iterpref_jax.atomic import whole_lines
 from iterpref_jax.decode.request import Request, derived_seed
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
@@ -111,22 +112,11 @@ def sample_file(
 
 
 def _done(out: Path, rows: Sequence[dict[str, Any]], settings: JobSettings) -> set[tuple[int, int]]:
-    if not out.exists():
-        return set()
     wanted, found = json.loads(json.dumps(dataclasses.asdict(settings))), set()
-    for number, line in _whole_lines(out):
+    for number, line in enumerate(whole_lines(out), start=1):
         row = json.loads(line)
         index, sample = row.get("index"), row.get("sample")
         if row.get(ABOUT) != wanted or index >= len(rows) or row["prompt"] != rows[index]["prompt"]:
             raise UserError(f"{out}, line {number}, is of other prompts or settings; write to another --out")
         found.add((index, sample))
     return found
-
-
-def _whole_lines(out: Path) -> Iterator[tuple[int, str]]:
-    """Yields numbered lines; a last line without its end, from a process that died, is cut off the file."""
-    text = out.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        out.write_bytes(whole)
-    yield from enumerate(whole.decode("utf-8").removesuffix("\n").split("\n") if whole else (), start=1)

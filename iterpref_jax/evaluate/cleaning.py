@@ -8,11 +8,17 @@ definitions, and functions that return nothing, are dropped there and so are her
 from __future__ import annotations
 
 import ast
+import bisect
+import codeop
+import heapq
 import warnings
 from collections.abc import Iterator
 
 from iterpref_jax.evaluate.prompts import base_text
 from iterpref_jax.evaluate.tasks import Benchmark, Task
+
+# What the parser raises for text that is no program.
+_UNPARSED = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 
 def program(benchmark: Benchmark, task: Task, style: str, text: str) -> str:
@@ -59,23 +65,68 @@ def longest_span(text: str) -> str:
     filled = [0]
     for line in lines:
         filled.append(filled[-1] + bool(line.strip()))
-    spans = [(i, j) for i in range(len(lines)) for j in range(i + 2, len(lines) + 1) if filled[j] > filled[i]]
-    # The longest first, so that the first that parses is the answer.
-    spans.sort(key=lambda span: (filled[span[0]] - filled[span[1]], span))
-    for i, j in spans:
-        if _parsed("\n".join(lines[i:j])) is not None:
-            return "\n".join(lines[i:j])
+    # (- lines that are not blank, first line): a bound until the start's last end is known.
+    spans = [(filled[start] - filled[-1], start) for start in range(len(lines))]
+    heapq.heapify(spans)
+    last: dict[int, int] = {}
+    while spans and spans[0][0] < 0:
+        size, start = heapq.heappop(spans)
+        if start not in last:
+            last[start] = _last_end(lines, start)
+        bound = filled[start] - filled[last[start]]
+        if size < bound:
+            heapq.heappush(spans, (bound, start))
+            continue
+        wanted = filled[start] - size
+        first = max(bisect.bisect_left(filled, wanted), start + 2)
+        for end in range(first, min(bisect.bisect_right(filled, wanted) - 1, last[start]) + 1):
+            if _parsed("\n".join(lines[start:end])) is not None:
+                return "\n".join(lines[start:end])
+        heapq.heappush(spans, (size + 1, start))
     return lines[0]
+
+
+def _last_end(lines: list[str], start: int) -> int:
+    """Returns an end such that lines from `start` to any later end do not parse.
+
+    Prose ends within a line or two. Without this every line of a long answer that is no program would be parsed up to
+    every other.
+    """
+    alive, step = start, 1
+    while alive < len(lines):
+        end = min(alive + step, len(lines))
+        if not _is_dead(lines[start:end]):
+            alive, step = end, 2 * step
+        elif step == 1:
+            break
+        else:
+            step = max(step // 4, 1)
+    return alive
+
+
+def _is_dead(lines: list[str]) -> bool:
+    """Whether no program begins with these lines: the parser stops before it has seen the last of them."""
+    try:
+        _parse("\n".join(lines) + "\n", codeop.PyCF_ALLOW_INCOMPLETE_INPUT)
+    except SyntaxError as error:
+        return error.msg != "incomplete input"
+    except _UNPARSED:
+        return True
+    return False
 
 
 def _parsed(text: str) -> ast.Module | None:
     try:
-        with warnings.catch_warnings():
-            # Of escapes in strings, which are the program's affair.
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return _parse(text)
+    except _UNPARSED:
         return None
+
+
+def _parse(text: str, flags: int = 0) -> ast.Module:
+    with warnings.catch_warnings():
+        # Of escapes in strings, which are the program's affair.
+        warnings.simplefilter("ignore")
+        return compile(text, "<answer>", "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
 
 
 def _reachable(text: str, entry_point: str, needs_return: bool) -> str:

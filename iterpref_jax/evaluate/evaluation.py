@@ -245,7 +245,12 @@ def _judge(
     done, tasks = samples.read_verdicts(path), {task.task_id: task for task in benchmark.tasks}
     wanted = [sample for sample in stored if sample.task_id in tasks]
     missing = [sample for sample in wanted if sample.key not in done]
-    solutions = [solution_of(settings, benchmark, tasks[sample.task_id], sample) for sample in missing]
+    solutions: list[str] = []
+    for sample in missing:
+        # Of long answers that are not programs this takes a while.
+        if should_stop():
+            return False
+        solutions.append(solution_of(settings, benchmark, tasks[sample.task_id], sample))
     programs = [_prefixed(tasks[each.task_id], code) for each, code in zip(missing, solutions, strict=True)]
     failed: list[str] = []
     with (

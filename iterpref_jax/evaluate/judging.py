@@ -15,6 +15,7 @@ from typing import Any
 
 from iterpref_jax.codeflow.imports.runs import Subject
 from iterpref_jax.codeflow.sandbox import COMPARATORS, Case, Program, Sandbox, Verdict
+from iterpref_jax.codeflow.sandbox.cases import written
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.evaluate import references
 from iterpref_jax.evaluate.tasks import (
@@ -235,11 +236,11 @@ def _called(tests: Tests) -> str:
 
 
 def _args(case: Case) -> str:
-    return _cut(", ".join(map(repr, case.inputs)))
+    return _cut(", ".join(map(written, case.inputs)))
 
 
 def _shown(value: Any) -> str:
-    return _cut(repr(value))
+    return _cut(written(value))
 
 
 def _cut(text: str) -> str:

@@ -7,20 +7,22 @@ must pass. `settings.json`: what all were made with.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from iterpref_jax.atomic import replace_text
+from iterpref_jax.atomic import replace_text, whole_lines
 from iterpref_jax.codeflow import rows
 from iterpref_jax.errors import UserError
 from iterpref_jax.evaluate.judging import Judged, Outcome
+from iterpref_jax.locks import held
 
 SAMPLES, VERDICTS, REFERENCES, SETTINGS = "samples.jsonl", "verdicts.jsonl", "references.jsonl", "settings.json"
+LOCK = ".lock"
 # What is made of the verdicts.
 RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 # answer: what a model was asked for, to be cleaned; completion: what follows the prompt, and solution: a whole program,
@@ -147,20 +149,34 @@ def digest(path: str) -> str:
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
+@contextlib.contextmanager
+def alone(folder: Path, *, rescore: bool) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made if there is none.
+
+    Raises:
+        UserError: another run works in it. Or there is nothing to judge with `rescore`.
+    """
+    if rescore and not (folder / SETTINGS).exists():
+        raise UserError(f"{folder} holds no samples to judge: run the command without --score-only first")
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(
+        folder / LOCK, f"{folder}: another `iterpref eval` works here; wait for it, stop it, or give another --out"
+    ):
+        yield
+
+
 def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str, Any]:
     """Stores what a run is made with, or compares it with what the folder was made with; returns it.
 
     `settings` has the parts `samples` and `scores`. With `rescore` other scoring settings replace those that are
-    stored, the verdicts and what was made of them are dropped, and the model is the one that is stored.
+    stored, the verdicts and what was made of them are dropped, and the model is the one that is stored; verdicts of the
+    same settings without results are those of a run that was stopped, which goes on.
 
     Raises:
-        UserError: the folder holds samples, or scores, of other settings: the difference is named. Or there is nothing
-            to judge with `rescore`.
+        UserError: the folder holds samples, or scores, of other settings: the difference is named.
     """
     path = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
-    if rescore and not path.exists():
-        raise UserError(f"{folder} holds no samples to judge: run the command without --score-only first")
     # A command that failed before its first sample is no reason to refuse the corrected one.
     if path.exists() and (rescore or _holds_rows(folder)):
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -170,9 +186,10 @@ def settle(folder: Path, settings: dict[str, Any], *, rescore: bool) -> dict[str
         if not rescore:
             advice = "give another --out, or --score-only to judge the stored samples anew"
             _refuse_other(folder, stored["scores"], settings["scores"], advice)
-    if rescore:
-        for name in (PAGE, REPORT, RESULTS, VERDICTS, REFERENCES):
-            (folder / name).unlink(missing_ok=True)
+        elif stored["scores"] != settings["scores"] or (folder / RESULTS).exists():
+            # Results last: without them the same command would take what is left of the verdicts for its own.
+            for name in (VERDICTS, REFERENCES, PAGE, REPORT, RESULTS):
+                (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return settings
@@ -210,13 +227,8 @@ def _row(item: Sample | Verdict) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows; a last line without its end, from a process that died, is cut off the file."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        # In place: a kill while the file is written anew would lose every row.
-        os.truncate(path, len(whole))
-    for line in whole.split(b"\n")[:-1]:
-        yield json.loads(line)
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: no JSON ({error}); remove the line, it is made anew") from error

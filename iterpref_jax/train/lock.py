@@ -17,6 +17,7 @@ from typing import Any
 from etils import epath
 
 from iterpref_jax.errors import UserError
+from iterpref_jax.locks import NO_LOCKS
 from iterpref_jax.progress import say
 from iterpref_jax.train.remote import is_remote
 
@@ -25,7 +26,6 @@ FILE = ".lock"
 BEAT_S, STALE_S = 10.0, 60.0
 # Two that come at the same moment both write their name; after this long the later one stands there.
 SETTLE_S = 3.0
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def locked(workdir: epath.Path) -> Iterator[Callable[[], None]]:
         except BlockingIOError as error:
             raise _taken(workdir, _read(workdir / FILE)) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             with Heartbeat(workdir / f"{FILE}.heartbeat").held() as check:
                 yield check

@@ -1,7 +1,9 @@
 """What is kept of a model's text, against examples and against EvalPlus' own `sanitize` where it is installed."""
 
 import itertools
+import random
 import sys
+import time
 import types
 
 import pytest
@@ -45,19 +47,38 @@ def test_prose_around_a_program_is_dropped():
     assert cleaning.sanitized(TEXTS["fenced"], "f") == cleaning.sanitized(FUNCTION, "f")
 
 
-def test_the_longest_span_that_parses_is_found_as_a_search_of_all_spans_finds_it():
-    text = "no code here:\n\nx = 1\ny = (\n\nz = 2\n\nw = 3\nand so on"
-    lines, best = text.split("\n"), (0, "")
-    for i, j in itertools.combinations(range(len(lines)), 2):
-        span = "\n".join(lines[i : j + 1])
-        filled = sum(1 for line in lines[i : j + 1] if line.strip())
-        if cleaning._parsed(span) is not None and filled > best[0]:
-            best = filled, span
-    assert cleaning.longest_span(text) == best[1]
+LINES = (
+    "def f(x):", "    return x", "if x:", "    pass", "else:", "}", "Let's go", "```", "x = (1,", "2)", '"""doc', '"""',
+    "", "   ", "# c", "@d", "class A:", "x = 'a\\", "b'", "try:", "except E:", "a b", "x = \\", "f'{x", "1)",
+    "\x0c", "\ty", "match x:", "    case 1:", "f(a for b in c,", "d)", "0777", "return \x00",
+)  # fmt: skip
 
 
-def test_long_prose_is_cleaned_in_time():
-    text = "\n".join(f"This is line {i} of prose, which is no code." for i in range(200)) + f"\n```\n{FUNCTION}\n```"
+@pytest.mark.parametrize("seed", range(40))
+def test_the_longest_span_that_parses_is_found_as_a_search_of_all_spans_finds_it(seed):
+    drawn = random.Random(seed)
+    for _ in range(10):
+        lines = drawn.choices(LINES, k=drawn.randint(1, 12))
+        best = 0, lines[0]
+        for i, j in itertools.combinations(range(len(lines)), 2):
+            span = "\n".join(lines[i : j + 1])
+            filled = sum(1 for line in lines[i : j + 1] if line.strip())
+            if filled > best[0] and cleaning._parsed(span) is not None:
+                best = filled, span
+        assert cleaning.longest_span("\n".join(lines)) == best[1]
+
+
+@pytest.mark.parametrize("line", ["}", "This is prose, which is no code.", "Let's go", "x = (", '"""', "if x:"])
+def test_long_answers_that_are_no_programs_are_cleaned_in_time(line):
+    text = "\n".join([line] * 1001) + f"\n```\n{FUNCTION}\n```"
+    began = time.process_time()
+    cleaning.sanitized(text, "f")
+    # All pairs of lines are half a million.
+    assert time.process_time() - began < 5
+
+
+def test_a_program_behind_long_prose_is_found():
+    text = "\n".join(["This is prose."] * 200) + f"\n```\n{FUNCTION}\n```"
     assert cleaning.sanitized(text, "f").startswith("import math")
 
 

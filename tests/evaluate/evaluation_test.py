@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import html
+import itertools
 import json
 import re
 
@@ -142,10 +143,29 @@ def test_settings_of_a_folder_that_holds_nothing_yet_are_replaced(tmp_path, sand
 
 
 def test_a_folder_without_a_run_cannot_be_judged_anew(tmp_path):
-    made_with = evaluation.made_with(made.settings(), made.benchmark(), "", made.SANDBOX)
-    with pytest.raises(UserError, match="holds no samples to judge: run the command without --score-only first"):
-        samples.settle(tmp_path / "new", made_with, rescore=True)
+    with (
+        pytest.raises(UserError, match="holds no samples to judge: run the command without --score-only first"),
+        samples.alone(tmp_path / "new", rescore=True),
+    ):
+        pass
     assert not (tmp_path / "new").exists()
+
+
+def test_a_second_run_of_a_folder_is_kept_out(tmp_path):
+    with (
+        samples.alone(tmp_path, rescore=False),
+        pytest.raises(UserError, match="another `iterpref eval` works here"),
+        samples.alone(tmp_path, rescore=False),
+    ):
+        pass
+    with samples.alone(tmp_path, rescore=False):
+        pass
+
+
+def test_a_row_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "samples.jsonl").write_text('{"task_id"\n{"task')
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 1: no JSON"):
+        samples.read_samples(tmp_path)
 
 
 def test_stored_samples_are_judged_anew_under_other_rules(tmp_path, sandbox):
@@ -160,8 +180,22 @@ def test_results_of_verdicts_that_are_dropped_go_with_them(tmp_path, sandbox):
     run(tmp_path, sandbox, Writer())
     settings = made.settings(compat="evalplus-0.3.1")
     assert run(tmp_path, sandbox, Writer(), settings, rescore=True, should_stop=lambda: True) is None
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"samples.jsonl", "verdicts.jsonl", "settings.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"samples.jsonl", "settings.json"}
+
+
+def test_judging_anew_goes_on_where_it_was_stopped_and_begins_anew_once_it_has_ended(tmp_path, sandbox):
+    run(tmp_path, sandbox, Writer())
+    settings, asked = made.settings(compat="evalplus-0.3.1"), itertools.count()
+    # Asked before each answer is cleaned, and behind each verdict.
+    stops = lambda: next(asked) == 2  # noqa: E731
+    assert run(tmp_path, sandbox, Writer(), settings, rescore=True, should_stop=stops) is None
+    first = (tmp_path / "verdicts.jsonl").read_text()
+    assert first.count("\n") == 1
+    run(tmp_path, sandbox, Writer(), settings, rescore=True)
+    assert (tmp_path / "verdicts.jsonl").read_text().startswith(first)
+    judged = (tmp_path / "verdicts.jsonl").stat().st_ino
+    run(tmp_path, sandbox, Writer(), settings, rescore=True)
+    assert (tmp_path / "verdicts.jsonl").stat().st_ino != judged
 
 
 def test_verdicts_of_another_interpreter_are_refused_and_named(tmp_path, sandbox):

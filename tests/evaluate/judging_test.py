@@ -51,6 +51,14 @@ def test_a_program_that_returns_what_the_reference_returns_passes(sandbox):
     assert raising.last_frame == "<code>:2 in f"
 
 
+@pytest.mark.parametrize(("given", "shown"), [("10**5000", "a large int"), ("[1, 10**5000]", "a large list")])
+def test_an_int_of_more_digits_than_python_writes_is_a_wrong_answer(sandbox, given, shown):
+    (outcome,) = judged(sandbox, calls([[1]]), f"def f(x):\n    return {given}")
+    assert outcome.message == f"f(1) gave {shown}, wanted 1"
+    (outcome,) = judged(sandbox, calls([[10**5000]], "def f(x):\n    return 2"), "def f(x):\n    return 1")
+    assert outcome.message == "f(a large int) gave 1, wanted 2"
+
+
 @pytest.mark.parametrize(
     ("want", "got", "atol", "status"),
     [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
@@ -23,6 +22,7 @@ from typing import IO, Any
 
 from iterpref_jax.codeflow.endpoint.asks import canonical
 from iterpref_jax.errors import UserError
+from iterpref_jax.locks import NO_LOCKS
 
 # The kinds under which the client keeps answers, and what came of answers that broke off.
 ANSWER, WASTE = "answer", "waste"
@@ -30,7 +30,6 @@ SCHEMA_VERSION = 1
 # Tells a journal from other SQLite files: "ITPJ".
 APPLICATION_ID = 0x4954504A
 PAGE_ROWS = 512
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _TABLES = """
 CREATE TABLE entries (
   number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
@@ -153,7 +152,7 @@ def _hold(stack: contextlib.ExitStack, path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{path}: {error.filename} cannot be made, a file stands there; name another folder") from error
     except OSError as error:
-        hint = "put it on a local disk" if error.errno in _NO_LOCKS else "choose a folder that this user may write to"
+        hint = "put it on a local disk" if error.errno in NO_LOCKS else "choose a folder that this user may write to"
         raise UserError(f"{path}: cannot open the journal ({error.strerror}: {lock}); {hint}") from error
     _sign(file)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from iterpref_jax.codeflow.sandbox import typed
@@ -145,8 +145,12 @@ def _compared(case: Case, outcome: CaseOutcome, comparator: Comparator, style: s
 
 
 def _shown(value: Any) -> str:
+    return printable(written(value, _SHOWN.repr))
+
+
+def written(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """Returns what `write` makes of a program's value, which may hold an int of more digits than Python writes."""
     try:
-        return printable(_SHOWN.repr(value))
+        return write(value)
     except ValueError:
-        # An int of more digits than Python writes.
         return f"a large {type(value).__name__}"
