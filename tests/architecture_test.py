@@ -36,11 +36,12 @@ ARROWS = {
     "settings": (),
     "atomic": (),
     "errors": (),
+    "locks": (),
     "progress": (),
     "__init__": (),
     "__main__": (),
 }
-EVERYONE = ("atomic", "errors", "progress", "__init__")
+EVERYONE = ("atomic", "errors", "locks", "progress", "__init__")
 
 MESH_AXES = {"fsdp", "sequence", "tensor"}
 VAGUE = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from iterpref_jax.evaluate.prompts import base_text
 from iterpref_jax.evaluate.tasks import Benchmark, Task
 
+# With this flag the parser says so where text ends too early to be wrong, as the interpreter's prompt wants to know.
+_MAY_GO_ON: int = vars(codeop)["PyCF_ALLOW_INCOMPLETE_INPUT"]
 # What the parser raises for text that is no program.
 _UNPARSED = (SyntaxError, ValueError, MemoryError, RecursionError)
 
@@ -107,7 +109,7 @@ def _last_end(lines: list[str], start: int) -> int:
 def _is_dead(lines: list[str]) -> bool:
     """Whether no program begins with these lines: the parser stops before it has seen the last of them."""
     try:
-        _parse("\n".join(lines) + "\n", codeop.PyCF_ALLOW_INCOMPLETE_INPUT)
+        _parse("\n".join(lines) + "\n", _MAY_GO_ON)
     except SyntaxError as error:
         return error.msg != "incomplete input"
     except _UNPARSED:

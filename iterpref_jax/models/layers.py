@@ -182,7 +182,10 @@ class Linear(nnx.Module):
         if self.is_adapted:
             inner = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.ins) * self.lora.scale
             out += jnp.tensordot(inner, self.lora_b[...].astype(x.dtype), 1)
-        return out + spread(self.bias[...], out.shape, out.dtype) if self.has_bias else out
+        if self.has_bias:
+            bias: jax.Array = spread(self.bias[...], out.shape, out.dtype)
+            out += bias
+        return out
 
 
 class Norm(nnx.Module):
@@ -204,7 +207,8 @@ class Norm(nnx.Module):
             return (x32 * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
         if self.kind == "layer_norm":
             return (x32 * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-        return spread(self.weight[...], x.shape, x.dtype) * x32.astype(x.dtype)
+        weight: jax.Array = spread(self.weight[...], x.shape, x.dtype)
+        return weight * x32.astype(x.dtype)
 
 
 class Mlp(nnx.Module):

@@ -23,8 +23,8 @@ from iterpref_jax.train.same_run import flat
 
 # What computes, or decides what is computed.
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers")
-# A file server may show a file to other hosts some seconds late.
-SEEN_WITHIN_S = 15.0
+# Clients of a file server believe for up to a minute (NFS: acdirmax) what they knew of a folder.
+SEEN_WITHIN_S = 70.0
 _MARK = ".hosts"
 
 
@@ -56,7 +56,11 @@ def check_shared(folder: epath.Path) -> None:
         return
     token = distributed.from_main("shared token", secrets.token_hex(8))
     mark = folder / f"{_MARK}-{token}"
-    # A refusal is told, not raised: the others wait for this word.
+    # A refusal is told, not raised: the others wait for this word. They look only then: NFS would keep for half a
+    # minute that a file was not there when it was looked for.
+    made = distributed.from_main("shared made", _made(mark, token) if distributed.is_main() else None)
+    if made:
+        raise _unwritable(folder, 0, made)
     everybody = distributed.gather("shared seen", _leave_word(mark, token))
     blind = [number for number, (sees, _) in enumerate(everybody) if not sees]
     unable = [(number, why) for number, (_, why) in enumerate(everybody) if why]
@@ -66,8 +70,7 @@ def check_shared(folder: epath.Path) -> None:
         if mark.exists():
             mark.rmtree()
     if unable:
-        number, why = unable[0]
-        raise UserError(f"{folder}: {distributed.described(number)} cannot write there ({why})")
+        raise _unwritable(folder, *unable[0])
     blind += distributed.from_main("shared hidden", hidden if distributed.is_main() else None)
     if blind:
         names = ", ".join(map(distributed.described, blind))
@@ -78,15 +81,26 @@ def check_shared(folder: epath.Path) -> None:
         )
 
 
-def _leave_word(mark: epath.Path, token: str) -> tuple[bool, str]:
-    """Writes this process' file, process 0's first; returns whether that is seen, and why nothing could be written."""
+def _unwritable(folder: epath.Path, number: int, why: str) -> UserError:
+    return UserError(f"{folder}: {distributed.described(number)} cannot write there ({why})")
+
+
+def _made(mark: epath.Path, token: str) -> str:
+    """Makes the folder with the file of process 0; returns why it could not be written."""
     try:
-        if distributed.is_main():
-            mark.mkdir(parents=True)
-            # An empty folder of a bucket does not exist.
-            (mark / "0").write_text(token)
+        mark.mkdir(parents=True)
+        # An empty folder of a bucket does not exist.
+        (mark / "0").write_text(token)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _leave_word(mark: epath.Path, token: str) -> tuple[bool, str]:
+    """Writes this process' file if that of process 0 is seen; returns whether, and why it could not be written."""
+    try:
         seen = _until((mark / "0").exists)
-        if seen:
+        if seen and not distributed.is_main():
             (mark / str(distributed.process_index())).write_text(token)
     except OSError as error:
         return False, str(error)

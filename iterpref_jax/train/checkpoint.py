@@ -23,6 +23,10 @@ from iterpref_jax.train.conversion import converted, sources
 from iterpref_jax.train.saved import steps_in
 from iterpref_jax.train.step import TrainState
 
+# Orbax gives up a save after 20 minutes, which 400 GB of a 32B run pass on a slow disk. Of hosts that vanish meanwhile
+# the watch hears.
+SAVED_WITHIN_S = 24 * 3600
+
 
 class Checkpoints:
     """A folder of numbered checkpoints, saved in the background; a crash leaves only whole ones.
@@ -47,7 +51,10 @@ class Checkpoints:
         kept: Any = self._kept
         try:
             self._orbax = ocp.training.Checkpointer(
-                self.folder, preservation_policy=kept, cleanup_tmp_directories=writing
+                self.folder,
+                context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVED_WITHIN_S)),
+                preservation_policy=kept,
+                cleanup_tmp_directories=writing,
             )
         except _UNREADABLE as error:
             culprit = self._culprit()

@@ -14,6 +14,7 @@ from iterpref_jax.data.pipeline import iterate
 from iterpref_jax.data.schema import Split
 from iterpref_jax.models.transformer import Params
 from iterpref_jax.train.run import Run, step_source
+from iterpref_jax.train.signals import Stop
 from iterpref_jax.train.step import make_eval_step
 
 # The error types that have metrics of their own, the most frequent ones; the others share one.
@@ -36,13 +37,18 @@ class HeldOut:
         places = (None, run.placement.replicated())
         self._step = jax.jit(make_eval_step(run.decoder, settings.objective), out_shardings=places)
 
-    def evaluate(self, params: Params) -> dict[str, float]:
-        """Returns the metrics over all held-out pairs, equal on all hosts; see `group_means` for those of groups."""
+    def evaluate(self, params: Params, stop: Stop) -> dict[str, float] | None:
+        """Returns the metrics over all held-out pairs, equal on all hosts; see `group_means` for those of groups.
+
+        None if it was asked to stop before the end.
+        """
         norms, plan = self._norms(), self._source.plan
         total: dict[str, float] = {}
         values: dict[str, np.ndarray] = {}
         steps = range(len(self._source))
         for step, batch in zip(steps, iterate(self._source, self._run.settings.data.pipeline, steps), strict=True):
+            if stop.at(step):
+                return None
             shares, found = jax.device_get(self._step(params, self._run.place(batch), norms))
             total = {name: total.get(name, 0.0) + float(value) for name, value in shares.items()}
             for name, values_ARP in found.items():

@@ -213,8 +213,9 @@ class Trainer:
         log = open_log(self.run.settings.log, self.run.files.local, self.config, resume_step=first or -1)
         stop = Stop(should_stop, "update")
         with contextlib.closing(log), progress("training", steps, "steps", start=first) as advance:
-            if self._evaluates(first) and not distributed.from_main("evaluated", log.has(first, "eval")):
-                self._evaluate(state, first, log)
+            lacks = self._evaluates(first) and not distributed.from_main("evaluated", log.has(first, "eval"))
+            if lacks and not self._evaluate(state, first, log, should_stop):
+                return Outcome(first, False)
             startup.ends("evaluation")
             clock = Clock(startup.tally)
             watch = Watch(clock, ledger, log)
@@ -231,16 +232,15 @@ class Trainer:
                     log.write(first, "start", startup.seconds() | about)
                 stopping = stop.at(done) and done < steps
                 # Saved before it is evaluated: an evaluation may be longer than the time that SIGTERM leaves.
-                if stopping or self._saves(done):
-                    ledger.cut()
-                    self.run.files.commit()
-                    self.checkpoints.save(done, updated, self._about(done))
-                    clock.restart("checkpoint")
-                if stopping:
-                    return Outcome(done, False)
-                if self._evaluates(done):
-                    self._evaluate(updated, done, log)
+                if saves := stopping or self._saves(done):
+                    self._save(updated, done, ledger, clock)
+                if self._evaluates(done) and not stopping:
+                    stopping = not self._evaluate(updated, done, log, should_stop)
                     clock.restart("evaluation")
+                if stopping:
+                    if not saves:
+                        self._save(updated, done, ledger, clock)
+                    return Outcome(done, False)
                 watch.tell(done)
                 clock.restart("other")
         return Outcome(steps, True)
@@ -328,10 +328,19 @@ class Trainer:
             "optimizer.clip_norm = 1.0 often helps; damaged weights or records would be named at loading"
         )
 
-    def _evaluate(self, state: TrainState, done: int, log: Log) -> None:
+    def _save(self, state: TrainState, done: int, ledger: Ledger, clock: Clock) -> None:
+        ledger.cut()
+        self.run.files.commit()
+        self.checkpoints.save(done, state, self._about(done))
+        clock.restart("checkpoint")
+
+    def _evaluate(self, state: TrainState, done: int, log: Log, should_stop: Callable[[], bool]) -> bool:
+        """Evaluates and logs; returns False if it was asked to stop before the end: a resumed run evaluates anew."""
         if self._held_out is None:
-            return
-        total = self._held_out.evaluate(state.all_params)
+            return True
+        total = self._held_out.evaluate(state.all_params, Stop(should_stop, f"evaluation {done}"))
+        if total is None:
+            return False
         bad = first_bad(total)
         if bad:
             raise UserError(
@@ -340,6 +349,7 @@ class Trainer:
         if self.best is not None:
             self.checkpoints.scored({done: self.best.score(total)})
         log.write(done, "eval", total)
+        return True
 
     def _about(self, done: int) -> dict[str, Any]:
         return {"config": self.config, "data_state": {"step": done}, "fingerprint": self.run.fingerprint}

@@ -38,7 +38,7 @@ def ensure_reference(
         per_part = reference.create_cache(path, run.reference_fingerprint(), per_part)
     per_part = distributed.from_main("reference", per_part)
     caches = {name: run.reference_cache(name, per_part) for name in names or run.splits()}
-    missing = {name: distributed.from_main(f"missing {name}", cache.missing()) for name, cache in caches.items()}
+    missing = {name: _missing(name, cache) for name, cache in caches.items()}
     if not any(missing.values()):
         say(f"reference log-probs: found in {path}")
         return True
@@ -61,6 +61,11 @@ def ensure_reference(
     # All hosts read what process 0 has written.
     distributed.barrier("reference log-probs")
     return finished
+
+
+def _missing(name: str, cache: reference.ReferenceSplit) -> list[int]:
+    """Process 0 alone looks: on NFS the others would believe for half a minute that what was missing still is."""
+    return distributed.from_main(f"missing {name}", cache.missing() if distributed.is_main() else None)
 
 
 def scorer(run: Run, decoder: Decoder, params: Params) -> Callable[[RowBatch], jax.Array]:

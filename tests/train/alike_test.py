@@ -11,8 +11,8 @@ from iterpref_jax.train import alike
 def pair(monkeypatch):
     """Makes this process number `number` of two, of which the other says `other`."""
 
-    def make(number, other, hidden=()):
-        said = []
+    def make(number, other, hidden=(), made=""):
+        said, told = [], {"shared hidden": hidden, "shared made": made}
 
         def gather(name, value):
             said.append(value)
@@ -24,7 +24,7 @@ def pair(monkeypatch):
             "is_main": lambda: number == 0,
             "described": lambda process: f"process {process}",
             "gather": gather,
-            "from_main": lambda name, value: hidden if name == "shared hidden" and number else value,
+            "from_main": lambda name, value: told[name] if number and name in told else value,
         }
         for name, change in changes.items():
             monkeypatch.setattr(alike.distributed, name, change)
@@ -36,11 +36,10 @@ def pair(monkeypatch):
 
 def test_a_folder_that_process_0_cannot_make_is_said_by_all(pair, tmp_path):
     (tmp_path / "file").write_text("")
-    said = pair(0, [False, ""])
+    pair(0, [False, ""])
     with pytest.raises(UserError, match=r"file/run: process 0 cannot write there .*Not a directory"):
         alike.check_shared(epath.Path(tmp_path / "file" / "run"))
-    assert said[0][0] is False
-    pair(1, [False, "Read-only file system"])
+    pair(1, [False, ""], made="Read-only file system")
     with pytest.raises(UserError, match=r"run: process 0 cannot write there \(Read-only file system\)"):
         alike.check_shared(epath.Path(tmp_path / "run"))
 

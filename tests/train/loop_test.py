@@ -117,6 +117,27 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_on_another_mesh(dataset, fini
         assert got == pytest.approx({name: expected[name] for name in got}, rel=2e-3, abs=2e-3)
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_ends_an_evaluation_which_a_resumed_run_makes_anew(dataset, finished, tmp_path, monkeypatch, asked):
+    # Of the evaluations before the first update and after it.
+    stops, evaluate = [], loop.HeldOut.evaluate
+
+    def interrupted(held_out, params, stop):
+        stops.append(len(stops) == asked)
+        return evaluate(held_out, params, stop)
+
+    monkeypatch.setattr(loop.HeldOut, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(lambda: bool(stops) and stops[-1]))
+    changes = {"train.eval_every": 1, "train.checkpoint_every": 0}
+    assert run(dataset, tmp_path, **changes) == loop.Outcome(asked, False)
+    assert len(stops) == asked + 1
+    assert (tmp_path / "checkpoints" / "1").exists() == bool(asked)
+    monkeypatch.undo()
+    assert run(dataset, tmp_path, **changes) == loop.Outcome(2, True)
+    evaluated = [line["step"] for line in numbers(tmp_path) if line["split"] == "eval"]
+    assert evaluated == [0, 1, 2]
+
+
 def test_an_export_loads_in_transformers_and_starts_another_run(dataset, finished, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch", reason="loading a model in transformers needs torch")
