@@ -179,8 +179,9 @@ manifest() {
     [[ "$word" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env=$word: expected --env=NAME=VALUE"
     env+=("{name: ${word%%=*}, value: $(text "${word#*=}")}")
   done
-  # Kubernetes itself would fill in $(NAME).
-  for word in train "$@"; do args+=("$(text "$(printf '%s' "$word" | sed 's/[$](/$&/g')")"); done
+  # Nodes that are made for the pods come minutes apart, and those that gave up waiting count as restarts. A word of the
+  # user's comes later and is the one that counts. Kubernetes itself would fill in $(NAME).
+  for word in train --config.hosts.start_timeout_s=1800 "$@"; do args+=("$(text "$(printf '%s' "$word" | sed 's/[$](/$&/g')")"); done
 
   filled=$(cat "$root/launch/gke_jobset.yaml")
   fill() { filled=${filled//@$1@/$2}; }

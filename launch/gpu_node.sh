@@ -63,18 +63,23 @@ else
 fi
 run "${iterpref[@]}" doctor "${doctor_words[@]}"
 
-# Ctrl-C reaches training by itself; TERM comes to this script alone and is handed on (systemd: KillMode=mixed).
+# Both signals come to this script alone and are handed on (systemd: KillMode=mixed).
 stopped='' signals=0 pid=''
-trap 'stopped=1 signals=$((signals + 1))' INT
-trap 'stopped=1 signals=$((signals + 1)); [ -z "$pid" ] || kill -TERM "$pid"' TERM
+for signal in INT TERM; do
+  # shellcheck disable=SC2064
+  trap "stopped=1 signals=\$((signals + 1)); [ -z \"\$pid\" ] || kill -$signal \"\$pid\"" "$signal"
+done
 for ((attempt = 1; ; attempt++)); do
   if [ -n "$dry" ]; then
     run "${iterpref[@]}" train "$@"
     exit 0
   fi
   echo "+ $(quoted "${iterpref[@]}" train "$@")" >&2
+  # In a process group of its own: else a shell starts it with Ctrl-C ignored, until training itself listens for it.
+  set -m
   "${iterpref[@]}" train "$@" &
   pid=$!
+  set +m
   # A signal ends `wait`, not training.
   while :; do
     before=$signals status=0

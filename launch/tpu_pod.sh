@@ -200,13 +200,15 @@ REMOTE
   )"
 }
 
+# Ends with 101 and 102 for 1 and 2 of training, which its next start would meet again: gcloud ends with 1 as well.
 follow() {
   on "${nodes[0]}" 0 "$(cat <<'REMOTE'
 show() { systemctl show iterpref --property="$1" --value; }
 pid=$(show MainPID)
 [ "$pid" = 0 ] || tail --pid="$pid" --lines=+1 --follow=name iterpref.log
 [ "$(show LoadState)" = loaded ] || { echo 'training was stopped, or the VM started anew' >&2; exit 75; }
-exit "$(show ExecMainStatus)"
+status=$(show ExecMainStatus)
+exit $((status == 1 || status == 2 ? status + 100 : status))
 REMOTE
   )"
 }
@@ -232,15 +234,23 @@ doctor() {
   on_all "cd iterpref && ../venv/bin/iterpref doctor $(quoted "${doctor_words[@]}")"
 }
 
-# Training that fails within minutes fails again: only what has run for a while, or said 75, is worth another attempt.
+# The status of training itself.
+plain() {
+  case "$1" in
+    101 | 102) return $(($1 - 100)) ;;
+    *) return "$1" ;;
+  esac
+}
+
+# An error of training comes again, and so does one of gcloud within minutes; whatever else is worth another attempt.
 run_until_done() {
   local attempt=1 began status
   while :; do
     began=$SECONDS status=0
     up && install && start "$@" && follow_to_the_end || status=$?
     if [ "$status" = 0 ] || [ -n "$dry" ]; then break; fi
-    echo "$program: attempt $attempt of $attempts ended with status $status" >&2
-    [ "$attempt" -lt "$attempts" ] || exit "$status"
+    plain "$status" || echo "$program: attempt $attempt of $attempts ended with status $?" >&2
+    if [ "$attempt" -ge "$attempts" ] || [ "$status" = 101 ] || [ "$status" = 102 ]; then plain "$status"; exit; fi
     if [ "$status" -le 2 ] && [ $((SECONDS - began)) -lt 600 ]; then exit "$status"; fi
     attempt=$((attempt + 1))
     # What is left of training on other workers must end before it starts again; a slice that is gone has none.
@@ -253,5 +263,6 @@ run_until_done() {
 case "$action" in
   run) run_until_done "$@" ;;
   start) start "$@" ;;
+  follow) follow || plain $? ;;
   *) "$action" ;;
 esac

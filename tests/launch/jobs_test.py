@@ -139,6 +139,15 @@ def test_on_one_node_term_is_handed_on_and_training_saves(tmp_path):
     assert starts(tmp_path) == ["doctor", "train"]
 
 
+def test_on_one_node_ctrl_c_is_handed_on_to_training_that_has_just_begun(tmp_path):
+    # A shell starts what runs in its background with Ctrl-C ignored, and what is ignored cannot be trapped.
+    process = gpu_node(tmp_path, f"trap 'exit 75' INT; echo $$ > {tmp_path}/pid; while :; do /bin/sleep 0.1; done")
+    wait_for(tmp_path / "pid", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 75
+    assert starts(tmp_path) == ["doctor", "train"]
+
+
 def test_a_pods_training_is_started_again_only_where_that_can_help(tmp_path):
     """A first attempt of minutes that ends with 75 is followed by another; one that fails at once is the last."""
     follow = (
@@ -147,12 +156,24 @@ def test_a_pods_training_is_started_again_only_where_that_can_help(tmp_path):
         "*describe*) echo ACTIVE ;;\n"
         "esac"
     )
-    fake(tmp_path, "gcloud", follow)
-    fake(tmp_path, "sleep")
-    slice_of = ["--name=pod", "--zone=z", "--type=v6e-32", "--runtime=v2-alpha-tpuv6e"]
-    ended = launch(tmp_path, "tpu_pod.sh", "run", *slice_of, "--", *SHARED)
+    ended = pod_run(tmp_path, follow)
     assert ended.returncode == 1, ended.stderr
     assert "attempt 1 of 20 ended with status 75" in ended.stderr
     assert "attempt 2 of 20 ended with status 1" in ended.stderr
     stops = [call for call in calls(tmp_path) if "--command=sudo systemctl stop iterpref" in call]
     assert len(stops) == 1
+
+
+def test_an_error_of_a_pods_training_comes_again_however_late_it_was(tmp_path):
+    follow = 'case "$*" in *iterpref.log*show*LoadState*) exit 101 ;; *describe*) echo ACTIVE ;; esac'
+    ended = pod_run(tmp_path, follow)
+    assert ended.returncode == 1, ended.stderr
+    assert "attempt 1 of 20 ended with status 1" in ended.stderr
+    assert "attempt 2" not in ended.stderr
+
+
+def pod_run(tmp_path, follow):
+    fake(tmp_path, "gcloud", follow)
+    fake(tmp_path, "sleep")
+    slice_of = ["--name=pod", "--zone=z", "--type=v6e-32", "--runtime=v2-alpha-tpuv6e"]
+    return launch(tmp_path, "tpu_pod.sh", "run", *slice_of, "--", *SHARED)

@@ -102,7 +102,7 @@ def test_hosts_and_devices_follow_from_the_topology(accelerator, options, hosts,
 )
 def test_every_word_reaches_training_as_it_was_typed(word, tmp_path):
     content = manifest(tmp_path, "v6e:4x4", words=[*WORDS, word])
-    assert pod(content)["containers"][0]["args"] == ["train", *WORDS, word]
+    assert pod(content)["containers"][0]["args"] == ["train", "--config.hosts.start_timeout_s=1800", *WORDS, word]
 
 
 def test_kubernetes_fills_nothing_into_a_word(tmp_path):
