@@ -18,8 +18,6 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import process as process_pool
 from typing import Any
@@ -32,7 +30,7 @@ from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow import filters, records
 from iterpref_jax.codeflow import pairs as pairing
 from iterpref_jax.codeflow.interrupt import sigterm_interrupts
-from iterpref_jax.data import assemble, build_report, chunks, schema, text_rules, tokenize
+from iterpref_jax.data import assemble, build_report, chunks, schema, text_rules, tokenize, worker
 from iterpref_jax.data.chunks import BuildSettings
 from iterpref_jax.errors import UserError
 from iterpref_jax.locks import held
@@ -237,17 +235,7 @@ def _start_worker(tools: chunks.Tools) -> None:
     _worker_tools = tools
     # Processes share the cores already; threads of the tokenizer on top of them only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Ctrl-C reaches the whole group; the parent alone decides how to end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # Without it, workers of a parent that was killed hard wait for work forever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    worker.begin()
 
 
 def _make_in_worker(number: int, group: list[chunks.Item]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -11,6 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from iterpref_jax.data import worker
 from iterpref_jax.data.batch import RowBatch, empty_batch
 from iterpref_jax.data.layout import RowSettings, Weighting, lay_out, place
 from iterpref_jax.data.packing import Plan
@@ -74,10 +74,8 @@ class StepSource:
         return None if self.reference is None else np.concatenate([self.reference[record] for record in tree])
 
 
-def _ignore_interrupt(worker: int, workers: int) -> None:
-    """Ctrl-C and Slurm's warning go to a whole group: the trainer answers them, its workers end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+def _begin_worker(number: int, workers: int) -> None:
+    worker.begin()
 
 
 def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]) -> Iterator[RowBatch]:
@@ -89,6 +87,6 @@ def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]
         # Grain reads its own absl flags there, which nobody parses in a program without absl's app.run.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        return iter(serial.mp_prefetch(options, worker_init_fn=_ignore_interrupt))
+        return iter(serial.mp_prefetch(options, worker_init_fn=_begin_worker))
     options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
     return iter(batches.to_iter_dataset(options))

@@ -1,6 +1,11 @@
 """A step as the trainer reads it: the plan's rows, laid out, whatever the number of hosts."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from iterpref_jax.data.pipeline import StepSource
 from iterpref_jax.objectives.weights import find_recipe
 from tests.support.examples import index_of, random_groups
 
+ROOT = Path(__file__).parents[2]
 EXAMPLES = random_groups(12, seed=8)
 WEIGHTING = Weighting(recipe=find_recipe("target_rpo"), seed=0, nll_norm="example")
 
@@ -69,3 +75,34 @@ def test_the_reference_of_a_target_is_that_of_its_first_term():
         first = dict(zip(batch.term_RE[place][: len(values)][::-1], values[::-1], strict=True))
         assert len(first) < len(values) or len(trees) == 1
         np.testing.assert_array_equal(batch.ref_logp_RG[place][sorted(first)], [first[term] for term in sorted(first)])
+
+
+SCRIPT = """
+import os, time
+from iterpref_jax.data.pipeline import PipelineSettings, iterate
+
+class Source(list):
+    def __getitem__(self, i):
+        return os.getpid()
+
+if __name__ == "__main__":
+    batches = iterate(Source(range(100)), PipelineSettings(threads=1, prefetch=1, workers=1), range(100))
+    print(next(batches), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [sys.executable, str(tmp_path / "script.py")]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as trainer:
+        assert trainer.stdout is not None
+        worker = int(trainer.stdout.readline())
+        trainer.kill()
+    assert worker != trainer.pid
+    end = time.monotonic() + 20
+    while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
+        assert time.monotonic() < end, "the worker lives on"
+        time.sleep(0.05)
