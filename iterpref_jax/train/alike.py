@@ -52,26 +52,10 @@ def check_shared(folder: epath.Path) -> None:
     Raises:
         UserError: on every host, with the hosts that do not, or that cannot write there.
     """
-    if distributed.process_count() == 1:
-        return
-    token = distributed.from_main("shared token", secrets.token_hex(8))
-    mark = folder / f"{_MARK}-{token}"
-    # A refusal is told, not raised: the others wait for this word. They look only then: NFS would keep for half a
-    # minute that a file was not there when it was looked for.
-    made = distributed.from_main("shared made", _made(mark, token) if distributed.is_main() else None)
-    if made:
-        raise _unwritable(folder, 0, made)
-    everybody = distributed.gather("shared seen", _leave_word(mark, token))
-    blind = [number for number, (sees, _) in enumerate(everybody) if not sees]
-    unable = [(number, why) for number, (_, why) in enumerate(everybody) if why]
-    if distributed.is_main():
-        numbers = [number for number, (sees, _) in enumerate(everybody) if sees]
-        hidden = [number for number in numbers if not _until((mark / str(number)).exists)]
-        if mark.exists():
-            mark.rmtree()
+    blind, unable = _survey(folder, SEEN_WITHIN_S)
     if unable:
-        raise _unwritable(folder, *unable[0])
-    blind += distributed.from_main("shared hidden", hidden if distributed.is_main() else None)
+        number, why = unable[0]
+        raise UserError(f"{folder}: {distributed.described(number)} cannot write there ({why})")
     if blind:
         names = ", ".join(map(distributed.described, blind))
         raise UserError(
@@ -81,8 +65,30 @@ def check_shared(folder: epath.Path) -> None:
         )
 
 
-def _unwritable(folder: epath.Path, number: int, why: str) -> UserError:
-    return UserError(f"{folder}: {distributed.described(number)} cannot write there ({why})")
+def is_shared(folder: epath.Path, within_s: float) -> bool:
+    """Whether every host sees, in this time, what the others write under `folder`."""
+    return _survey(folder, within_s) == ([], [])
+
+
+def _survey(folder: epath.Path, within_s: float) -> tuple[list[int], list[tuple[int, str]]]:
+    """Returns the processes that do not share the folder with process 0, and those that cannot write, with why."""
+    if distributed.process_count() == 1:
+        return [], []
+    token = distributed.from_main("shared token", secrets.token_hex(8))
+    mark = folder / f"{_MARK}-{token}"
+    # A refusal is told, not raised: the others wait for this word. They look only then: NFS would keep for half a
+    # minute that a file was not there when it was looked for.
+    made = distributed.from_main("shared made", _made(mark, token) if distributed.is_main() else None)
+    if made:
+        return [], [(0, made)]
+    everybody = distributed.gather("shared seen", _leave_word(mark, token, within_s))
+    blind = [number for number, (sees, _) in enumerate(everybody) if not sees]
+    if distributed.is_main():
+        numbers = [number for number, (sees, _) in enumerate(everybody) if sees]
+        hidden = [number for number in numbers if not _until((mark / str(number)).exists, within_s)]
+        mark.rmtree()
+    blind += distributed.from_main("shared hidden", hidden if distributed.is_main() else None)
+    return blind, [(number, why) for number, (_, why) in enumerate(everybody) if why]
 
 
 def _made(mark: epath.Path, token: str) -> str:
@@ -96,10 +102,10 @@ def _made(mark: epath.Path, token: str) -> str:
     return ""
 
 
-def _leave_word(mark: epath.Path, token: str) -> tuple[bool, str]:
+def _leave_word(mark: epath.Path, token: str, within_s: float) -> tuple[bool, str]:
     """Writes this process' file if that of process 0 is seen; returns whether, and why it could not be written."""
     try:
-        seen = _until((mark / "0").exists)
+        seen = _until((mark / "0").exists, within_s)
         if seen and not distributed.is_main():
             (mark / str(distributed.process_index())).write_text(token)
     except OSError as error:
@@ -107,8 +113,8 @@ def _leave_word(mark: epath.Path, token: str) -> tuple[bool, str]:
     return seen, ""
 
 
-def _until(seen: Any) -> bool:
-    end = time.monotonic() + SEEN_WITHIN_S
+def _until(seen: Any, within_s: float) -> bool:
+    end = time.monotonic() + within_s
     while not seen():
         if time.monotonic() > end:
             return False

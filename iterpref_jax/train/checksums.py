@@ -29,14 +29,15 @@ def named(tree: Any) -> dict[str, Any]:
 
 @jax.jit
 def _sums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _sum(array) for name, array in arrays.items()}
+    return {name: _sum(array, is_layers="layers" in name.split("/")) for name, array in arrays.items()}
 
 
-def _sum(array: jax.Array) -> jax.Array:
-    if jax.typeof(array).memory_space != jax.memory.Space.Host or not array.ndim:
+def _sum(array: jax.Array, is_layers: bool) -> jax.Array:
+    if jax.typeof(array).memory_space != jax.memory.Space.Host or not is_layers:
         return _part(to_device(array), 0)
 
-    # The devices may have no room for an array that lies in the host's memory.
+    # The devices may have no room for all layers of what lies in the host's memory; the rest visits them whole in every
+    # update (`layerwise`).
     def add(number: jax.Array, total: jax.Array) -> jax.Array:
         layer = to_device(jax.lax.dynamic_index_in_dim(array, number, keepdims=False))
         return total + _part(layer, number.astype(jnp.uint32) * jnp.uint32(layer.size))

@@ -6,7 +6,8 @@ import subprocess
 import jax
 import pytest
 
-from iterpref_jax.train import compile_cache
+from iterpref_jax.parallel import distributed
+from iterpref_jax.train import alike, compile_cache
 from iterpref_jax.train.compile_cache import CompileSettings
 from tests.support.runs import CONFIG, command, environment, make_dataset, numbers, overrides
 
@@ -48,6 +49,25 @@ def test_a_folder_that_cannot_be_written_is_announced_and_no_error(changes, tmp_
     compile_cache.enable(CompileSettings(cache=str(tmp_path / "file" / "cache"), xla_flags="none"))
     assert "compiled programs are not kept" in capsys.readouterr().err
     assert changes == {}
+
+
+@pytest.mark.parametrize(
+    ("others", "shared", "said"),
+    [([True], True, ""), ([True], False, "is not one folder for all hosts"), ([False], True, "is not used by all")],
+)
+def test_of_several_processes_all_keep_programs_in_one_folder_or_none_does(
+    changes, monkeypatch, tmp_path, capsys, others, shared, said
+):
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda name, value: [value, *others])
+    monkeypatch.setattr(alike, "is_shared", lambda folder, within_s: shared)
+    compile_cache.enable(CompileSettings(cache=str(tmp_path), xla_flags="none"))
+    error = capsys.readouterr().err
+    assert said in error
+    assert bool(said) == bool(error)
+    # A lock a reader, for which JAX does not wait long, is not for many processes.
+    assert changes.get("jax_compilation_cache_dir") == (None if said else str(tmp_path))
+    assert "jax_compilation_cache_max_size" not in changes
 
 
 @pytest.mark.slow
