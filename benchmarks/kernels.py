@@ -21,6 +21,7 @@ import argparse
 import functools
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from measured import emit
 from iterpref_jax.data.batch import RowBatch, empty_batch
 from iterpref_jax.data.layout import RowSettings, Tree, Weighting, lay_out, place
 from iterpref_jax.data.schema import Example, open_dataset
+from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.weights import find_recipe
 from iterpref_jax.ops.tree_attention import tree_attention
 from iterpref_jax.ops.tree_blocks import visible
@@ -78,16 +80,19 @@ def packed(options: argparse.Namespace) -> RowBatch:
     caps = dict(tokens=options.tokens, targets=2 * options.tokens, pairs=options.tokens)
     rows = RowSettings(layout="shared", truncate=True, lengths=0, rows_per_microbatch=options.rows, **caps)
     batch = empty_batch((options.rows,), **caps, terms=2 * options.tokens)
-    numbered = enumerate(pairs)
-    for row in range(options.rows):
-        trees: list[Tree] = []
-        used = 0
-        for record, example in numbered:
-            tree = lay_out([example], [record], rows, WEIGHTING)
-            used += len(tree.tokens)
-            if used > options.tokens:
+    filled: list[list[Tree]] = []
+    for record, example in enumerate(pairs):
+        tree = lay_out([example], [record], rows, WEIGHTING)
+        if len(tree.tokens) > options.tokens:
+            raise UserError(f"pair {example.pair_id} has {len(tree.tokens)} tokens: raise --tokens {options.tokens}")
+        if not filled or sum(len(one.tokens) for one in filled[-1]) + len(tree.tokens) > options.tokens:
+            if len(filled) == options.rows:
                 break
-            trees.append(tree)
+            filled.append([])
+        filled[-1].append(tree)
+    if len(filled) < options.rows:
+        raise UserError(f"--rows {options.rows}: the pairs of {options.data} fill only {len(filled)}")
+    for row, trees in enumerate(filled):
         place(batch, (row,), trees, [None] * len(trees))
     return batch
 
@@ -257,4 +262,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"kernels: {error}")

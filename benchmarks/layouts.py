@@ -30,6 +30,7 @@ from iterpref_jax.cli import options as words
 from iterpref_jax.data.layout import LAYOUTS
 from iterpref_jax.data.schema import Dataset
 from iterpref_jax.errors import UserError
+from iterpref_jax.objectives.weights import find_recipe
 
 REFERENCE_FREE = "objective.link.name=cpo"
 COLUMNS = ("bucket", "layout", "pairs", "tokens", "columns", "targets", "flops", "seconds_per_step", "peak_bytes")
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, overrides = words.parse(arguments, argv)
     if 0 < options.pairs < options.pairs_per_step:
         raise UserError(f"--pairs {options.pairs} is less than one of --pairs-per-step {options.pairs_per_step}")
+    find_recipe(options.recipe)
     return options, overrides
 
 
@@ -104,8 +106,14 @@ def our_spec(
 ) -> dict[str, Any]:
     """Returns what our_step.py reads."""
     values = measured.run_overrides(options, data, steps, (options.recipe, *variant))
-    every = [*values, *measured.random_weights(options), REFERENCE_FREE, *overrides]
+    every = [*values, *measured.random_weights(options), *objective(options.recipe), *overrides]
     return {"overrides": every, "workdir": str(workdir)}
+
+
+def objective(recipe: str) -> list[str]:
+    """Returns the overrides of a recipe that needs no reference."""
+    found = find_recipe(recipe)
+    return ["objective.alpha=1.0"] * found.nll + [REFERENCE_FREE] * found.has_preference
 
 
 def label(variant: tuple[str, bool]) -> str:
@@ -150,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     about = {name: getattr(options, name) for name in shown} | {"overrides": overrides} | measured.machine()
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        dataset = real_pairs.open_pairs(options, Path(folder) / "built")
+        dataset = real_pairs.open_pairs(options, overrides, Path(folder) / "built")
         for name, records in buckets(dataset, options.buckets):
             for found in bucket_lines(name, records, dataset, options, overrides, Path(folder) / name):
                 lines.append(found)

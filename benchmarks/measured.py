@@ -44,7 +44,7 @@ def model_shape(name: str, vocab: int = VOCAB) -> dict[str, Any]:
 def add_flags(arguments: argparse.ArgumentParser) -> None:
     """Adds the flags of model, device and step that `run_overrides` and `run_child` read."""
     arguments.add_argument("--model", choices=MODELS, default="20m", help="a Qwen2 shape, by its parameters")
-    arguments.add_argument("--vocab", type=int, default=VOCAB, help="the model's vocabulary")
+    arguments.add_argument("--vocab", type=int, default=VOCAB, help="the model's vocabulary; 0: the tokenizer's")
     arguments.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="cpu: float32; gpu: bfloat16")
     arguments.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     arguments.add_argument("--tokens", type=int, default=1536, help="of a row; raised to the longest pair of a layout")
@@ -71,7 +71,7 @@ def run_overrides(options: argparse.Namespace, data: Path, steps: int, variant: 
         "rows.tokens": options.tokens,
         "rows.rows_per_microbatch": 1,
         "objective.recipe": recipe,
-        "objective.alpha": float(recipe.endswith("rpo")),
+        "objective.alpha": 0.0,
         "optimizer.schedule": "constant",
         "optimizer.warmup": 0.0,
         "train.global_batch": options.pairs_per_step,
@@ -89,9 +89,10 @@ def random_weights(options: argparse.Namespace) -> list[str]:
 def run_child(python: str, script: str, spec: dict[str, Any], *, timeout: float, cpu: bool) -> dict[str, Any]:
     """Runs `benchmarks/SCRIPT` in a process of its own and returns what it found, or {"error": its last words}.
 
-    With `cpu` neither JAX nor torch sees an accelerator.
+    With `cpu` neither JAX nor torch sees an accelerator, else both see the first one.
     """
-    hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {}
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {"CUDA_VISIBLE_DEVICES": first}
     load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as folder:
         said, given, found = (Path(folder) / name for name in ("said", "spec.json", "found.json"))

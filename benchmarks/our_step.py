@@ -38,11 +38,11 @@ LANES = 128
 
 def fitting_run(run_settings: RunSettings, workdir: str) -> Run:
     """Opens the run with rows long enough for its longest pair: layouts that share less need longer ones."""
-    run = open_run(run_settings, workdir, training=False)
+    run = open_run(run_settings, workdir, training=False, exported=False)
     longest = int(run.costs(run.train_split).tokens.max())
     tokens = max(run_settings.rows.tokens, -(-longest // LANES) * LANES)
     rows = dataclasses.replace(run_settings.rows, tokens=tokens)
-    return open_run(dataclasses.replace(run_settings, rows=rows), workdir)
+    return open_run(dataclasses.replace(run_settings, rows=rows), workdir, exported=False)
 
 
 def reference_pass(run: Run, params: Any) -> float:

@@ -15,32 +15,47 @@ from iterpref_jax import settings
 from iterpref_jax.data import schema, tfrecord
 from iterpref_jax.data.build import build
 from iterpref_jax.data.schema import Dataset
+from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.objectives.weights import mix64
 
 BASE_CONFIG = str(ROOT / "configs" / "base.py")
 
 
+# The flags that say how files are built.
+_BUILT_WITH = {"tokenizer": "", "max_tokens": 1024, "choose": "random", "max_per_task": 0}
+
+
 def add_flags(arguments: argparse.ArgumentParser) -> None:
     """Adds the flags that `open_pairs` reads."""
     arguments.add_argument("--data", nargs="+", required=True, help="histories or pairs (files), or one built dataset")
     arguments.add_argument("--tokenizer", default="", help="a folder or hub name; needed where --data are files")
-    arguments.add_argument(
-        "--max-tokens", type=int, default=1024, help="of prompt + longer completion; longer: dropped"
-    )
-    arguments.add_argument("--choose", default="random", help="build.pairs.choose; all: every failing version")
-    arguments.add_argument("--max-per-task", type=int, default=0, help="pairs of one task; 0: any number")
+    arguments.add_argument("--max-tokens", type=int, help="of prompt + longer completion; longer: dropped")
+    arguments.add_argument("--choose", help="build.pairs.choose; all: every failing version")
+    arguments.add_argument("--max-per-task", type=int, help="pairs of one task; 0: any number")
+    arguments.set_defaults(**_BUILT_WITH)
     arguments.add_argument("--seed", type=int, default=0, help="of the pairs, their order and the weights")
 
 
-def open_pairs(options: argparse.Namespace, folder: Path) -> Dataset:
-    """Opens the dataset of the flags, built into `folder` where the flags name files."""
+def open_pairs(options: argparse.Namespace, overrides: Sequence[str], folder: Path) -> Dataset:
+    """Opens the dataset of the flags, built into `folder` where they name files; `overrides` of `build` count last.
+
+    Raises:
+        UserError: files without a tokenizer, or a built dataset with words that say how to build it.
+    """
+    building = [word for word in overrides if word.startswith("build.")]
     if len(options.data) == 1 and Path(options.data[0]).is_dir():
+        given = [
+            f"--{name.replace('_', '-')}" for name, unused in _BUILT_WITH.items() if getattr(options, name) != unused
+        ]
+        if given or building:
+            raise UserError(f"{', '.join([*given, *building])}: no effect, {options.data[0]} is a built dataset")
         return schema.open_dataset(options.data[0])
     if not options.tokenizer:
         raise UserError("--data names files: give the --tokenizer to build them with, or name a built dataset folder")
     values = {
         "text.tokenizer": options.tokenizer,
+        "text.template": "chat" if load_tokenizer(options.tokenizer).chat_template else "raw",
         "max_tokens": options.max_tokens,
         "max_prompt_tokens": options.max_tokens,
         "pairs.choose": options.choose,
@@ -48,8 +63,8 @@ def open_pairs(options: argparse.Namespace, folder: Path) -> Dataset:
         "eval_fraction": 0.0,
         "workers": 0,
     }
-    overrides = [f"build.{name}={value}" for name, value in values.items()] + [f"seed={options.seed}"]
-    build(options.data, folder, settings.read_section(settings.load_config(BASE_CONFIG, overrides), "build"))
+    words = [*(f"build.{name}={value}" for name, value in values.items()), f"seed={options.seed}", *building]
+    build(options.data, folder, settings.read_section(settings.load_config(BASE_CONFIG, words), "build"))
     return schema.open_dataset(folder)
 
 

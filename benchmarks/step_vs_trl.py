@@ -1,7 +1,8 @@
 """Pairs a second and peak memory of the whole DPO update: ours in several layouts, and TRL's, on the same real pairs.
 
     python benchmarks/step_vs_trl.py --model 98m --data trajectories.jsonl --tokenizer Qwen/Qwen2.5-Coder-7B
-    python benchmarks/step_vs_trl.py --model 1.5b --device gpu --trl-attention flash_attention_2 --trl-liger ...
+    python benchmarks/step_vs_trl.py --model 1.5b --device gpu --tokens 4096 --config.rows.rows_per_microbatch=4 \
+        --pairs-per-step 64 --pairs 128 --trl-batch 4 8 --trl-attention flash_attention_2 --trl-liger ...
 
 Both start from the same random weights, train on the same token ids in the same order, in the same precision, with the
 same AdamW. Every variant runs in a process of its own, and they take turns. Ours:
@@ -101,7 +102,7 @@ class Variants:
         self.options, self.overrides, self.folder = options, overrides, folder
         self.steps = 1 + options.pairs // options.pairs_per_step
         self.model, self.order = folder / "model", folder / "pairs.jsonl"
-        dataset = real_pairs.open_pairs(options, folder / "built")
+        dataset = real_pairs.open_pairs(options, overrides, folder / "built")
         records = real_pairs.draw(dataset, self.steps * options.pairs_per_step, options.seed)
         self.data = real_pairs.subset(dataset, records, folder / "data")
         self._runs = 0

@@ -280,10 +280,11 @@ def step_source(run: Run, name: str, plan: Plan) -> StepSource:
     )
 
 
-def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> Run:
+def open_run(settings: RunSettings, workdir: str, *, training: bool = True, exported: bool = True) -> Run:
     """Opens and checks everything that is small: dataset, recipe against focus, tokenizer against model, mesh, rows.
 
-    Without `training` (export) rows need not fit the devices or the data.
+    Without `training` (export) rows need not fit the devices or the data. A model that is not to be `exported` may be
+    of another family than the tokenizer.
 
     Raises:
         UserError: whatever does not fit, before any weight is read.
@@ -299,7 +300,7 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True) -> R
     check_targets(config, settings.model.lora)
     if settings.objective.router_aux_loss_coef and not config.num_experts:
         raise UserError(f"objective.router_aux_loss_coef has no effect on {config.model_type}, which has no experts")
-    _check_tokenizer(dataset, folder, config)
+    _check_tokenizer(dataset, folder, config, exported)
     placement = Placement(make_mesh(settings.mesh))
     decoder = Decoder(config, settings.model.compute, placement, settings.model.lora)
     settings = dataclasses.replace(settings, rows=settings.rows.spread(placement.row_shards()))
@@ -360,7 +361,7 @@ def init_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
     return from_hf(init)
 
 
-def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> None:
+def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig, exported: bool) -> None:
     tokenizer = load_tokenizer(str(dataset.tokenizer_path))
     if len(tokenizer) > config.vocab_size:
         raise UserError(
@@ -368,7 +369,8 @@ def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig) -> 
         )
     rules = rules_from_json(dataset.metadata["text"])
     if not model_path:
-        _check_exportable(tokenizer, config, rules)
+        if exported:
+            _check_exportable(tokenizer, config, rules)
     elif (epath.Path(model_path) / MODEL_TOKENIZER).exists():
         check_models_tokenizer(load_tokenizer(model_path), tokenizer, rules, model_path)
 

@@ -1,12 +1,63 @@
+import argparse
+
 import numpy as np
 import pytest
 
+from iterpref_jax import settings
+from iterpref_jax.codeflow import records
 from iterpref_jax.data import schema
+from iterpref_jax.errors import UserError
+from iterpref_jax.objectives.weights import RECIPES
+from tests.data import tiny
+from tests.support import runs
 
 
 @pytest.fixture
 def real_pairs(benchmark_module):
     return benchmark_module("real_pairs")
+
+
+def opened(real_pairs, folder, *words, overrides=()):
+    arguments = argparse.ArgumentParser()
+    real_pairs.add_flags(arguments)
+    return real_pairs.open_pairs(arguments.parse_args(words), overrides, folder)
+
+
+def test_files_are_built_with_the_chat_template_of_their_tokenizer_or_without_any(real_pairs, tmp_path):
+    records.write_trajectories(tmp_path / "histories.jsonl", tiny.trajectories(8))
+    for name, template in ("chat", tiny.CHAT_TEMPLATE), ("raw", None):
+        tiny.byte_level(chat_template=template).save_pretrained(tmp_path / f"of {name}")
+        words = ["--data", str(tmp_path / "histories.jsonl"), "--tokenizer", str(tmp_path / f"of {name}")]
+        text = opened(real_pairs, tmp_path / name, *words).metadata["text"]
+        assert text["template"] == name
+    separator = opened(real_pairs, tmp_path / "own", *words, overrides=["build.text.raw_separator=::"]).metadata["text"]
+    assert separator["raw_separator"] == "::"
+
+
+@pytest.mark.parametrize(
+    ("words", "overrides", "named"),
+    [
+        (["--choose=all"], (), "--choose"),
+        (["--max-tokens=7"], (), "--max-tokens"),
+        ([], ["build.dedup=False"], "build."),
+    ],
+)
+def test_words_of_a_build_are_refused_where_the_dataset_is_there(real_pairs, dataset_folder, words, overrides, named):
+    with pytest.raises(UserError, match=rf"{named}.*: no effect"):
+        opened(real_pairs, None, "--data", str(dataset_folder), *words, overrides=overrides)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_has_an_objective_without_a_reference(benchmark_module, recipe):
+    words = [
+        f"objective.recipe={recipe}",
+        "objective.alpha=0.0",
+        *benchmark_module("layouts").objective(recipe),
+        "data.path=x",
+        "model.path=y",
+    ]
+    run = settings.read_run(settings.load_config(str(runs.ROOT / "configs" / "base.py"), words))
+    assert not run.objective.uses_reference
 
 
 def test_drawn_pairs_are_whole_tasks_and_none_comes_twice(real_pairs, dataset_folder):
