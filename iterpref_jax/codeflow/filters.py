@@ -30,6 +30,8 @@ _PYTHON_WORD = re.compile(
 )
 # Quotes, comments, continued lines, line ends and characters of other kinds; numbers with two spellings (1e3, 0x10).
 _AMBIGUOUS = re.compile(r"""['"#\\\r\f\0]|[^\x00-\x7f]|\d[._eEjJ]|\.\d|\b0[0-9xXoObB]""")
+# Packed test cases, megabytes of base64, hold no words.
+_WORDS_APART = re.compile(r"\s")
 _TREE_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[-+*/%@<>=!&|^~]")
 # `elif` is `else` and `if`.
 _RESPELT = ("elif", "else", "if")
@@ -47,6 +49,7 @@ RULES = (
     Rule("rejected_passes", "an earlier version passes the tests, so it is no rejected side"),
     Rule("no_failing_version", "the history holds no failing version before the final one"),
     Rule("over_task_limit", "the task has more pairs than max_per_task"),
+    Rule("empty_chosen", "the chosen side is blank: nothing is to be learnt from it"),
     Rule("empty_focus", "the repair only inserts lines: the rejected side has no focus"),
     Rule("focus_only_comments", "the rejected focus is comments and blank lines"),
     Rule("focus_too_long", "the rejected focus has more than max_focus_lines lines"),
@@ -95,6 +98,8 @@ def rejecting_rule(
     `empty` is the focus setting; `benchmarks` comes from `load_benchmarks(settings)`; `seen` is one set for the whole
     run, to which the pair is added if no rule drops it.
     """
+    if not pair.chosen.strip():
+        return "empty_chosen"
     return _focus_rule(pair, focus, settings, empty) or _content_rule(pair, settings, benchmarks, seen)
 
 
@@ -251,7 +256,8 @@ def _is_content(word: str) -> bool:
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
+        if _WORDS_APART.search(value):
+            yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)

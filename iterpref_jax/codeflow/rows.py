@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import gzip
@@ -163,7 +164,11 @@ def _table(path: PathLike, allow_nan: bool) -> Iterator[tuple[str, Any]]:
     with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         number = 0
         try:
-            for number, row in enumerate(csv.DictReader(text, delimiter=delimiter, strict=True), start=1):
+            table = csv.DictReader(text, delimiter=delimiter, strict=True)
+            repeated = [name for name, count in collections.Counter(table.fieldnames or ()).items() if count > 1]
+            if repeated:
+                raise UserError(f"{path}: the first line names the column {repeated[0]!r} twice; rename or remove one")
+            for number, row in enumerate(table, start=1):
                 place = f"{path}, row {number}"
                 if None in row or None in row.values():
                     raise UserError(f"{place}: it has more or fewer cells than the first line has names")

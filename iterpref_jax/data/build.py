@@ -102,8 +102,12 @@ def _build_in(
     assemble.assemble(tools, building / "dataset", count, about)
     os.rename(building / "dataset", out)
     progress.say(f"dataset: {out} (report: {out / 'report.md'})")
-    if leak := build_report.leak_warning(_read_report(out).content):
+    report = _read_report(out)
+    if leak := build_report.leak_warning(report.content):
         progress.say(f"warning: {leak}")
+    if settings.eval_fraction and not report.pairs.get("eval"):
+        share = f"build.eval_fraction = {settings.eval_fraction}"
+        progress.say(f"warning: no pair is held out: {share} drew none of so few tasks; raise it to evaluate on some")
 
 
 def _local(out: epath.PathLike) -> pathlib.Path:

@@ -107,7 +107,7 @@ def _group_table(lines: list[dict[str, Any]]) -> str:
 
 def _held_out_table(lines: list[dict[str, Any]]) -> str:
     if not lines:
-        return "There is no held-out split (build.eval_fraction = 0), so nothing is said of unseen tasks.\n"
+        return "There is no held-out split (build.eval_fraction drew no task), so nothing is said of unseen tasks.\n"
     first, last = lines[0], lines[-1]
     rows = [f"| {name} | {first[name]:.4f} | {last[name]:.4f} |" for name in TABLE if name in last]
     head = f"## Held-out tasks\n\n| | step {first['step']} | step {last['step']} |\n|---|---|---|\n"

@@ -49,6 +49,11 @@ def test_a_repair_that_only_inserts_is_dropped_kept_or_anchored():
     assert rule(inserts, empty="anchor") is None
 
 
+@pytest.mark.parametrize("empty", ["drop", "keep", "anchor"])
+def test_a_blank_chosen_side_is_dropped(empty):
+    assert rule(pair(" \n", CODE), empty=empty) == "empty_chosen"
+
+
 def test_with_anchors_a_pair_that_differs_in_line_ends_only_is_empty():
     assert rule(pair(CODE, CODE.replace("\n", "\r\n")), empty="anchor") == "empty_focus"
 
@@ -183,6 +188,13 @@ def test_a_benchmark_file_with_nothing_to_compare_is_refused(tmp_path):
     path = benchmark_file(tmp_path, {"prompt": "Too short."})
     with pytest.raises(UserError, match="nothing to compare in runs of 10 words"):
         filters.load_benchmarks(changed(benchmarks=(path,)))
+
+
+def test_packed_test_cases_are_no_words(tmp_path):
+    packed = "+".join(f"word{number}" for number in range(1000))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": " ".join("abcdefghijkl"), "cases": packed}) + "\n")
+    with pytest.raises(UserError, match="nothing to compare"):
+        filters.load_benchmarks(changed(benchmarks=(str(tmp_path / "b.jsonl"),)))
 
 
 def test_infinities_of_published_benchmarks_are_read(tmp_path):

@@ -30,7 +30,7 @@ def test_every_pair_is_built_or_counted_under_its_rule(histories, tokenizer_path
     assert report.dropped["empty_focus"] == 6
     assert report.pairs == {"train": 60 - 6}
     assert sum(report.dropped.values()) == 6
-    assert len(report.dropped) == 13
+    assert len(report.dropped) == 14
 
 
 def test_the_records_are_the_pairs_in_input_order(histories, tokenizer_path, tmp_path):
@@ -295,6 +295,12 @@ def test_bad_paths_are_refused(tokenizer_path, inputs, out, reason, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=reason):
         build.build(inputs, out, tiny.build_settings(tokenizer_path))
+
+
+@pytest.mark.parametrize(("fraction", "warned"), [(1e-9, True), (0.0, False), (0.5, False)])
+def test_a_held_out_split_that_drew_no_task_is_said(histories, tokenizer_path, tmp_path, capsys, fraction, warned):
+    build.build([histories], tmp_path / "d", tiny.build_settings(tokenizer_path, eval_fraction=fraction))
+    assert ("drew none of so few tasks" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize("changes", [{"eval_fraction": 1.0}, {"shard_pairs": 0}, {"workers": -1}, {"max_tokens": 0}])

@@ -36,7 +36,8 @@ _FAILS = (
     "internal",
     "unsolved",
 )
-_PYTHON_3 = re.compile(r"(py|python|pypy)[ _-]?(3([ .(_-].*|\d*)?)?(\s*\(.*\))?")
+# What names no 3 may hold a version in parentheses, but not "Python (2.7.3)".
+_PYTHON_3 = re.compile(r"(py|python|pypy)[ _-]?(3([ .(_-].*|\d*)?(\s*\(.*\))?|\s*\((?!2).*\))?")
 # CodeContests numbers its languages: 1 is Python 2, 3 is Python 3.
 _NUMBERED_PYTHON_3 = 3
 

@@ -24,7 +24,7 @@ FIELDS = (
     ),
     Field(name="code", aliases=("code", "source_code", "submission", "program", "solution", "answer")),
     Field(name="status", aliases=("status", "verdict", "result", "outcome", "passed", "score_status")),
-    Field(name="language", aliases=("language", "lang", "original_language")),
+    Field(name="language", aliases=("original_language", "language", "lang")),
     Field(name="source", aliases=("source", "dataset")),
 )
 

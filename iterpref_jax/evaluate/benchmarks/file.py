@@ -85,9 +85,16 @@ def read(source: Source, wanted: tuple[str, ...]) -> Iterator[tuple[str, dict[st
 
 def _sha256(path: rows.PathLike) -> str:
     # One and the same file is published packed by one and unpacked by others; gzip's header holds a time.
+    found = hashlib.sha256()
     try:
-        data = epath.Path(path).read_bytes()
-        return hashlib.sha256(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).hexdigest()
+        with epath.Path(path).open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if packed else file as content:
+                # In parts: releases of several GB exist.
+                while block := content.read(1 << 20):
+                    found.update(block)
+        return found.hexdigest()
     except FileNotFoundError as error:
         raise UserError(f"--data: {path}: there is no such file; check the path") from error
     except IsADirectoryError as error:

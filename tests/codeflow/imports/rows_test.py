@@ -93,9 +93,20 @@ def test_words_of_judges_are_understood(passes, words):
 
 
 def test_python_3_is_known_by_its_names():
-    others = ("Python 2", "python2.7", "java", "python 2 (2.7)", 1, "")
+    others = ("Python 2", "python2.7", "java", "python 2 (2.7)", "Python (2.7.3)", "PyPy (2.4.0)", 1, "")
     assert not [name for name in others if recorded.is_python_3(name)]
-    names = ("Python3", "python 3.11", "PyPy 3", "Python 3 (3.8)", "py", "python", 3, "PyPy3-64")
+    names = (
+        "Python3",
+        "python 3.11",
+        "PyPy 3",
+        "Python 3 (3.8)",
+        "py",
+        "python",
+        3,
+        "PyPy3-64",
+        "Python (3.8.2)",
+        "PyPy3 (2.4.0)",
+    )
     assert [name for name in names if not recorded.is_python_3(name)] == []
 
 
@@ -107,6 +118,8 @@ def test_similarity_counts_common_lines_in_order():
 def test_csv_cells_may_hold_lines_and_rows_must_be_whole(tmp_path):
     path = write(tmp_path / "a.csv", 'a,b\n"x\ny",1\n')
     assert list(rows.read_rows(path)) == [(f"{path}, row 1", {"a": "x\ny", "b": "1"})]
+    with pytest.raises(UserError, match="names the column 'a' twice"):
+        list(rows.read_rows(write(tmp_path / "c.csv", "a,b,a\n1,2,3\n")))
     with pytest.raises(UserError, match="row 1: it has more or fewer cells"):
         list(rows.read_rows(write(tmp_path / "b.csv", "a,b\n1\n")))
 
