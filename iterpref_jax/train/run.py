@@ -308,7 +308,8 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True, expo
     if training:
         if settings.train.keep_best and run.eval_split is None:
             raise UserError(
-                f"train.keep_best has no effect: {settings.data.path} has no held-out pairs (build.eval_fraction drew none)"
+                f"train.keep_best has no effect: {settings.data.path} has no held-out pairs (build.eval_fraction "
+                "drew none)"
             )
         placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
         check_tokens(settings.rows.tokens, placement)

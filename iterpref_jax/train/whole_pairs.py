@@ -50,7 +50,7 @@ def open_whole(settings: RunSettings, workdir: str, reference_path: str) -> Run:
     run = open_run(whole_settings(settings, reference_path), workdir, training=False)
     if run.eval_split is None:
         raise UserError(
-            f"{settings.data.path} has no held-out pairs (build.eval_fraction drew none); name a dataset that has some: "
+            f"{settings.data.path} has no held-out pairs (build.eval_fraction drew none); name a dataset with some: "
             "--config.data.path=DIR"
         )
     longest = math.ceil(int(run.costs(run.eval_split).tokens.max()) / _LANES) * _LANES

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Case, Program, open_sandbox
+from iterpref_jax.codeflow.sandbox import Case, Program, harness, open_sandbox, ruling, stdin_style
+from iterpref_jax.codeflow.sandbox.child import Ended
 from iterpref_jax.errors import UserError
 from tests.support.sandboxes import sandbox_settings
 
@@ -170,3 +171,23 @@ def test_a_script_has_no_stub(sandbox):
         sandbox.run(program(DOUBLE), check_vacuous=True)
     with pytest.raises(UserError, match="has no entry_point"):
         sandbox.run(dataclasses.replace(program(DOUBLE), entry_point="main"))
+
+
+def test_a_user_who_may_start_no_process_more_says_nothing_about_the_program(monkeypatch):
+    def refuse():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    def ends(status):
+        raise SystemExit(status)
+
+    said = [["ready"]]
+    monkeypatch.setattr(stdin_style.os, "fork", refuse)
+    monkeypatch.setattr(stdin_style.os, "_exit", ends)
+    sources = {harness.SETUP: "", harness.CODE: DOUBLE}
+    with pytest.raises(SystemExit):
+        stdin_style.judge(harness, said.append, lambda: None, sources, ["1000", "4.0", "1\n"])
+    events = tuple(map(tuple, said))
+    ended = Ended(by="exit", events=events, stderr_tail="", returncode=0, seconds=0.1, cpu_seconds=0.1)
+    verdict = ruling.verdict_of(ended, cpu_s=1, tier="landlock", gaps=())
+    assert (verdict.status, verdict.cases) == ("sandbox_error", ())
+    assert "Resource temporarily unavailable" in verdict.message

@@ -47,15 +47,16 @@ class LandlockTier:
     def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, python: Interpreter):
         self.gaps = GAPS if warden.abi() >= warden.SCOPES_ABI or os.getuid() == 0 else (*GAPS, SIGNALS)
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
-        processes = PROCESSES if os.getuid() == 0 else rlimit.tasks_of_user() + PROCESSES
-        self._limits = tuple(str(limit) for limit in (cpu_s, memory_mb << 20, view.FILE_BYTES, processes))
+        self._limits = tuple(str(limit) for limit in (cpu_s, memory_mb << 20, view.FILE_BYTES))
         self._paths, self._readable = os.pathsep.join(python.packages), view.readable(python)
         self._command = [*python.command(warden), python.file_of(zygote), python.file_of(harness)]
         self._ids = unprivileged.ids()
 
     def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict:
         limits: dict[str, Any] = dict(wall_s=self._wall_s, output_bytes=self._output_bytes, stop=stop)
-        run = request.run_of(program, self._limits, self._paths, **limits)
+        # On top of what the user runs now, because the kernel counts all of it.
+        processes = PROCESSES if os.getuid() == 0 else rlimit.tasks_of_user() + PROCESSES
+        run = request.run_of(program, (*self._limits, str(processes)), self._paths, **limits)
         folder = os.path.realpath(tempfile.mkdtemp(prefix="iterpref-run-"))
         try:
             ended = self._run(run, hash_seed, folder)

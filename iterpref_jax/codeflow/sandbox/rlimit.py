@@ -30,7 +30,7 @@ GAPS = (
     "a program that sleeps outlives a killed parent",
 )
 FILE_BYTES = 64 << 20
-# On top of what the user runs when the sandbox opens, because RLIMIT_NPROC counts all of it.
+# On top of what the user runs when a program starts, because RLIMIT_NPROC counts all of it.
 OWN_PROCESSES = 256
 
 
@@ -39,15 +39,15 @@ class RlimitTier:
 
     def __init__(self, *, wall_s: float, cpu_s: int, memory_mb: int, output_kb: int, python: Interpreter):
         self._wall_s, self._cpu_s, self._output_bytes = wall_s, cpu_s, output_kb << 10
-        tasks = tasks_of_user()
-        limits = (cpu_s, memory_mb << 20, FILE_BYTES, tasks + OWN_PROCESSES if tasks else 0)
-        self._limits = tuple(str(limit) for limit in limits)
+        self._limits = tuple(str(limit) for limit in (cpu_s, memory_mb << 20, FILE_BYTES))
         # `-S` leaves these out; tests may need numpy.
         self._paths, self._command = os.pathsep.join(python.packages), python.command(harness)
 
     def __call__(self, program: Program, *, hash_seed: int, stop: threading.Event | None = None) -> Verdict:
         limits: dict[str, Any] = dict(wall_s=self._wall_s, output_bytes=self._output_bytes, stop=stop)
-        run = request.run_of(program, self._limits, self._paths, **limits)
+        tasks = tasks_of_user()
+        processes = tasks + OWN_PROCESSES if tasks else 0
+        run = request.run_of(program, (*self._limits, str(processes)), self._paths, **limits)
         folder = tempfile.mkdtemp(prefix="iterpref-run-")
         try:
             ended = child.run_child(self._command, run, env=environment(folder, hash_seed), cwd=folder)

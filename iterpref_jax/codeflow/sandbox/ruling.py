@@ -7,7 +7,7 @@ import signal
 
 from iterpref_jax.codeflow.sandbox import cases
 from iterpref_jax.codeflow.sandbox.child import Ended
-from iterpref_jax.codeflow.sandbox.stdin_style import signal_name
+from iterpref_jax.codeflow.sandbox.stdin_style import NO_PROCESS_LEFT, signal_name
 from iterpref_jax.codeflow.sandbox.verdict import FAILING, CaseOutcome, Verdict
 
 # status, error_type, message, last_frame, traceback, tests_run, tests_passed, memory_mb, lines_covered, lines_total
@@ -23,6 +23,9 @@ def verdict_of(ended: Ended, *, cpu_s: int, tier: str, gaps: tuple[str, ...]) ->
     if names[:1] == ["missing"]:
         message = f"{ended.events[0][-1]} is not there for the interpreter that runs the programs"
         return _cut(ended, "sandbox_error", MISSING, message, tier, gaps)
+    if names[-1:] == [NO_PROCESS_LEFT]:
+        message = f"no process could be started ({ended.events[-1][-1]}): the user has too many; lower sandbox.workers"
+        return _cut(ended, "sandbox_error", "SandboxError", message, tier, gaps)
     try:
         outcomes = _outcomes(ended)
     except ValueError:

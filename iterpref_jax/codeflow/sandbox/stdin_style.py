@@ -21,6 +21,8 @@ CHUNK = 1 << 16
 # Of the fields with which a fork says what went wrong.
 SAID_BYTES = 1 << 16
 SAID_FD = 3
+# The event instead of what would follow.
+NO_PROCESS_LEFT = "no_process_left"
 # More than any process has. /proc, which lists them, is not there for the forks of every tier.
 MOST_FDS = 1 << 16
 # Longer than any run.
@@ -42,7 +44,11 @@ def judge(harness, report, free_reserve, sources: dict[str, str], fields: list[s
     report(["loaded"])
     for number in range(len(cases) // 2):
         wall_s, text = cases[2 * number : 2 * number + 2]
-        fork = _Fork(text)
+        try:
+            fork = _Fork(text)
+        except _NoProcessLeft as error:
+            report([NO_PROCESS_LEFT, str(error)])
+            os._exit(0)
         if fork.pid == 0:
             _be_the_program(harness, codes, sources, free_reserve)
         case = fork.until_its_end(harness, float(wall_s), int(output_bytes))
@@ -51,6 +57,10 @@ def judge(harness, report, free_reserve, sources: dict[str, str], fields: list[s
     outcome.status = "no_tests"
     report(harness.done_fields(outcome))
     os._exit(0)
+
+
+class _NoProcessLeft(Exception):
+    """The user has as many processes as it may have, which says nothing about the program."""
 
 
 class _Fork:
@@ -66,7 +76,10 @@ class _Fork:
         for fd in (self._stdout, self._said):
             os.set_blocking(fd, False)
         self._began = time.perf_counter()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError as error:
+            raise _NoProcessLeft(error) from error
         if self.pid:
             for fd in (stdin, stdout, said):
                 os.close(fd)
