@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ def main(argv: Sequence[str]) -> None:
     arguments.add_argument("--out", required=True, metavar="FILE", help="the trajectories file to write (JSONL)")
     chosen, config = options.parse_with_config(arguments, argv)
     tasks = list(itertools.chain.from_iterable(map(_tasks, chosen.source)))
+    for task_id, count in collections.Counter(task.task_id for task in tasks).items():
+        if count > 1:
+            raise UserError(f"the task_id {task_id!r} is of {count} tasks of the sources; give every task its own name")
     report = InjectReport()
     with (
         open_sandbox(settings.read_section(config, "sandbox")) as sandbox,

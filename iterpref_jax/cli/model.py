@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ class OpenedModel:
             asked = "chat messages" if chat else "plain text"
             trained = f"build.text.template = {self.rules.template}"
             warn(f"warning: {self.origin} was trained with {trained}, and is asked with {asked}: {remedy}")
+        if self.rules and self.rules.system and chat:
+            system = textwrap.shorten(self.rules.system, 60)
+            warn(f"warning: {self.origin} was trained with build.text.system = {system!r}, which is not sent")
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""

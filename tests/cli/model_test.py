@@ -1,6 +1,7 @@
 """The model that `sample`, `serve` and `eval` run, opened from a run's folder or a model's."""
 
 import argparse
+import dataclasses
 import contextlib
 import json
 import shutil
@@ -132,6 +133,15 @@ def test_a_run_that_is_asked_in_another_form_than_it_was_trained_in_is_told_of(w
     told = capsys.readouterr().err
     assert bool(told) == bool(said)
     assert said in told
+
+
+def test_a_system_message_that_a_run_was_trained_with_and_is_asked_without_is_told_of(workdir, capsys):
+    found = opened(workdir)
+    rules = dataclasses.replace(found.rules, template="chat", system="You write Python.")
+    for chat in (True, False):
+        dataclasses.replace(found, rules=rules).warn_of_prompts(chat=chat, remedy="give --chat")
+        said = "trained with build.text.system = 'You write Python.', which is not sent" in capsys.readouterr().err
+        assert said == chat
 
 
 def test_a_model_folder_takes_the_place_of_the_shape_that_a_config_makes(tmp_path):
