@@ -1,8 +1,8 @@
 """The model that `sample`, `serve` and `eval` run, opened from a run's folder or a model's."""
 
 import argparse
-import dataclasses
 import contextlib
+import dataclasses
 import json
 import shutil
 
