@@ -1,6 +1,7 @@
 """What the backward pass keeps changes no gradient, and is what the names say; and where it lies."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +12,20 @@ from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.remat import REMATS
 from iterpref_jax.models.transformer import init_params
 from tests.support.forests import random_forest
+from tests.support.meshes import placed
 from tests.support.models import COMPUTE, model_config
 
 ROWS, TOKENS, LAYERS = 2, 128, 3
 EXPERTS = dict(model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
 
 
-def traced(config, remat, attention="cpu"):
+def traced(config, remat, placement=None):
     """The gradient of a sum over the final states, as a function of the parameters."""
     rng = np.random.default_rng(0)
     tokens = jnp.array(rng.integers(0, 97, (ROWS, TOKENS)))
     forests = [random_forest(rng, TOKENS, padding=1) for _ in range(ROWS)]
     until, depth = (jnp.array([forest[i] for forest in forests]) for i in (0, 1))
-    decoder = Decoder(config, dataclasses.replace(COMPUTE, remat=remat, attention=attention))
+    decoder = Decoder(config, dataclasses.replace(COMPUTE, remat=remat, attention="cpu"), placement)
     return jax.grad(lambda params: jnp.sin(decoder.hidden(params, tokens, depth, until)).sum())
 
 
@@ -42,10 +44,10 @@ def test_gradients_are_those_of_keeping_everything(model, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * scale), found, expected)
 
 
-def kept(config, remat, attention="cpu"):
+def kept(config, remat, placement):
     """Shapes (a layer's) of all float arrays that the forward loop stacks for the backward loop, and where they lie."""
     params = init_params(config, 0, "float32")
-    forward = next(eqn for eqn in jax.make_jaxpr(traced(config, remat, attention))(params).jaxpr.eqns if is_layers(eqn))
+    forward = next(eqn for eqn in jax.make_jaxpr(traced(config, remat, placement))(params).jaxpr.eqns if is_layers(eqn))
     # The carry has no dim of layers.
     stacked = [var.aval for var in forward.outvars if var.aval.shape[:1] == (LAYERS,)]
     floats = [aval for aval in stacked if jnp.issubdtype(aval.dtype, jnp.floating)]
@@ -65,6 +67,8 @@ MLP = [(ROWS, TOKENS, 48)] * 2
 PRODUCTS = [(ROWS, TOKENS, 4, 8), (ROWS, TOKENS, 2, 8), (ROWS, TOKENS, 2, 8), INPUT]
 
 
+# On a mesh attention, whose results have names, is computed by each device on its own.
+@pytest.mark.parametrize("mesh", [{}, {"data": 2}, {"data": 2, "tensor": 2}], ids=str)
 @pytest.mark.parametrize(
     ("remat", "shapes", "where"),
     [
@@ -77,5 +81,11 @@ PRODUCTS = [(ROWS, TOKENS, 4, 8), (ROWS, TOKENS, 2, 8), (ROWS, TOKENS, 2, 8), IN
         ("offload_attention_mlp", [INPUT, *ATTENTION, *MLP], HOST),
     ],
 )
-def test_the_forward_loop_keeps_what_the_name_says(remat, shapes, where):
-    assert kept(model_config(num_hidden_layers=LAYERS), remat) == sorted((shape, where) for shape in shapes)
+def test_the_forward_loop_keeps_what_the_name_says(remat, shapes, where, mesh):
+    found = kept(model_config(num_hidden_layers=LAYERS), remat, placed(**mesh) if mesh else None)
+    if "tensor" in mesh:
+        # What each device keeps by itself is stacked along the rows, whichever dim was split.
+        sizes = sorted(math.prod(shape) for shape, _ in found)
+        assert (sizes, {place for _, place in found}) == (sorted(map(math.prod, shapes)), {where})
+    else:
+        assert found == sorted((shape, where) for shape in shapes)
