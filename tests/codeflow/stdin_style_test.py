@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from iterpref_jax.codeflow.sandbox import Case, Program, harness, open_sandbox, ruling, stdin_style
+from iterpref_jax.codeflow.sandbox import FAILING, Case, Program, harness, open_sandbox, ruling, stdin_style
 from iterpref_jax.codeflow.sandbox.child import Ended
 from iterpref_jax.errors import UserError
 from tests.support.sandboxes import sandbox_settings
@@ -171,6 +171,12 @@ def test_a_script_has_no_stub(sandbox):
         sandbox.run(program(DOUBLE), check_vacuous=True)
     with pytest.raises(UserError, match="has no entry_point"):
         sandbox.run(dataclasses.replace(program(DOUBLE), entry_point="main"))
+
+
+def test_a_program_whose_processes_leave_no_room_for_the_next_case_is_to_blame(sandbox):
+    bomb = "import os\nfor _ in range(10000):\n    if os.fork() == 0:\n        os.setsid()\n        while True: pass\n"
+    verdict = sandbox.run(program(bomb, cases=(*CASES, *CASES)))
+    assert verdict.status in FAILING
 
 
 def test_a_user_who_may_start_no_process_more_says_nothing_about_the_program(monkeypatch):

@@ -47,6 +47,9 @@ def judge(harness, report, free_reserve, sources: dict[str, str], fields: list[s
         try:
             fork = _Fork(text)
         except _NoProcessLeft as error:
+            # A later one may be kept by what the program has left behind.
+            if number:
+                raise
             report([NO_PROCESS_LEFT, str(error)])
             os._exit(0)
         if fork.pid == 0:
@@ -60,7 +63,7 @@ def judge(harness, report, free_reserve, sources: dict[str, str], fields: list[s
 
 
 class _NoProcessLeft(Exception):
-    """The user has as many processes as it may have, which says nothing about the program."""
+    """The user has as many processes as it may have."""
 
 
 class _Fork:
