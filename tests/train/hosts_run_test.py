@@ -125,3 +125,31 @@ def test_sigterm_to_one_process_stops_all_after_the_same_update(two, alone, tmp_
         assert "resume with: iterpref train" in processes.text(0)
         run_all(2, *command, cache=cache, logs=tmp_path)
     assert updates(tmp_path / "run") == updates(two[0])
+
+
+INTERRUPTED = """
+import os, signal
+from iterpref_jax.train import held_out
+evaluate, made = held_out.HeldOut.evaluate, []
+def interrupted(*words):
+    made.append(words)
+    if len(made) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(*words)
+held_out.HeldOut.evaluate = interrupted
+"""
+
+
+def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_comes_again(alone, tmp_path):
+    dataset, cache, _ = alone
+    # Small batches, so that an evaluation has several.
+    changes = {"train.global_batch": 2, "train.eval_every": 2, "train.checkpoint_every": 0}
+    command, whole = (words(dataset, tmp_path / name, **changes) for name in ("run", "whole"))
+    processes = Processes(2, *command, cache=cache, logs=tmp_path / "stopped", codes={1: INTERRUPTED})
+    assert processes.wait() == [75, 75], processes.text(0) + processes.text(1)
+    assert "stopped after step 2" in processes.text(0)
+    assert {("train", 2), ("eval", 0)} <= updates(tmp_path / "run").keys()
+    assert ("eval", 2) not in updates(tmp_path / "run")
+    run_all(2, *command, cache=cache, logs=tmp_path / "resumed")
+    run_all(2, *whole, cache=cache, logs=tmp_path / "whole logs")
+    assert updates(tmp_path / "run") == updates(tmp_path / "whole")
