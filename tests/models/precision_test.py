@@ -16,14 +16,16 @@ from tests.support.models import COMPUTE
 # One of each kind of norm, bias, rotation and attention; a mixture of experts may choose others by a last bit.
 NAMES = ("qwen2", "qwen3", "llama_llama3", "starcoder2", "gemma", "gemma3_pattern")
 TOKENS = 24
+# So far out bfloat16 knows every 64th position only.
+FIRST = 10_000
 
 
-def differentiated(config, params, dtype, offset):
+def differentiated(config, params, dtype):
     """Final states, log-probs of random targets and the gradients of their mean, in float64."""
     decoder = Decoder(config, dataclasses.replace(COMPUTE, compute_dtype=dtype))
     rng = np.random.default_rng(0)
     tokens_RT, target_RG = (jnp.asarray(rng.integers(0, config.vocab_size, (2, TOKENS)), jnp.int32) for _ in range(2))
-    depth_RT = jnp.broadcast_to(offset + jnp.arange(TOKENS), (2, TOKENS))
+    depth_RT = jnp.broadcast_to(FIRST + jnp.arange(TOKENS), (2, TOKENS))
     until_RT = jnp.full((2, TOKENS), TOKENS)
     source_RG, used_RG = jnp.broadcast_to(jnp.arange(TOKENS), (2, TOKENS)), jnp.ones((2, TOKENS), bool)
 
@@ -40,16 +42,15 @@ def distance(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-# So far out bfloat16 has no odd positions, and every 64th only.
-@pytest.mark.parametrize("offset", [0, 10_000])
-def test_bfloat16_is_float32_but_for_the_rounding_of_products(name, offset):
+def test_bfloat16_is_float32_but_for_the_rounding_of_products(name):
     # Large weights: nearly uniform attention and distributions would hide what is wrong.
     config = from_hf(VARIANTS[name].config | {"initializer_range": 0.3})
     drawn = init_params(config, 0, "float32")
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), drawn)
-    *exact, exact_grads = differentiated(config, params, "float32", offset)
-    *found, grads = differentiated(config, params, "bfloat16", offset)
+    *exact, exact_grads = differentiated(config, params, "float32")
+    *found, grads = differentiated(config, params, "bfloat16")
     for got, expected in zip(found, exact, strict=True):
         assert distance(got, expected) < 0.03
     for got, expected in zip(jax.tree.leaves(grads), jax.tree.leaves(exact_grads), strict=True):

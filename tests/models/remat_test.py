@@ -68,7 +68,11 @@ PRODUCTS = [(ROWS, TOKENS, 4, 8), (ROWS, TOKENS, 2, 8), (ROWS, TOKENS, 2, 8), IN
 
 
 # On a mesh attention, whose results have names, is computed by each device on its own.
-@pytest.mark.parametrize("mesh", [{}, {"data": 2}, {"data": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [{}, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ({"data": 2}, {"data": 2, "tensor": 2}))],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("remat", "shapes", "where"),
     [
