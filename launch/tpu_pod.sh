@@ -235,22 +235,18 @@ doctor() {
 }
 
 # The status of training itself.
-plain() {
-  case "$1" in
-    101 | 102) return $(($1 - 100)) ;;
-    *) return "$1" ;;
-  esac
-}
+plain() { echo $(($1 == 101 || $1 == 102 ? $1 - 100 : $1)); }
 
 # An error of training comes again, and so does one of gcloud within minutes; whatever else is worth another attempt.
 run_until_done() {
-  local attempt=1 began status
+  local attempt=1 began status ended
   while :; do
     began=$SECONDS status=0
     up && install && start "$@" && follow_to_the_end || status=$?
     if [ "$status" = 0 ] || [ -n "$dry" ]; then break; fi
-    plain "$status" || echo "$program: attempt $attempt of $attempts ended with status $?" >&2
-    if [ "$attempt" -ge "$attempts" ] || [ "$status" = 101 ] || [ "$status" = 102 ]; then plain "$status"; exit; fi
+    ended=$(plain "$status")
+    echo "$program: attempt $attempt of $attempts ended with status $ended" >&2
+    if [ "$attempt" -ge "$attempts" ] || [ "$ended" != "$status" ]; then exit "$ended"; fi
     if [ "$status" -le 2 ] && [ $((SECONDS - began)) -lt 600 ]; then exit "$status"; fi
     attempt=$((attempt + 1))
     # What is left of training on other workers must end before it starts again; a slice that is gone has none.
@@ -263,6 +259,6 @@ run_until_done() {
 case "$action" in
   run) run_until_done "$@" ;;
   start) start "$@" ;;
-  follow) follow || plain $? ;;
+  follow) follow || exit "$(plain $?)" ;;
   *) "$action" ;;
 esac

@@ -165,8 +165,7 @@ def _table(path: PathLike, allow_nan: bool) -> Iterator[tuple[str, Any]]:
         number = 0
         try:
             table = csv.DictReader(text, delimiter=delimiter, strict=True)
-            repeated = [name for name, count in collections.Counter(table.fieldnames or ()).items() if count > 1]
-            if repeated:
+            if repeated := _repeated(table.fieldnames or ()):
                 raise UserError(f"{path}: the first line names the column {repeated[0]!r} twice; rename or remove one")
             for number, row in enumerate(table, start=1):
                 place = f"{path}, row {number}"
@@ -225,10 +224,12 @@ def _parse(data: bytes, place: str, allow_nan: bool) -> Any:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {repeated!r} stands twice in one object")
+        raise ValueError(f"the field {_repeated([name for name, _ in pairs])[0]!r} stands twice in one object")
     return row
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in collections.Counter(names).items() if count > 1]
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -85,16 +85,13 @@ def read(source: Source, wanted: tuple[str, ...]) -> Iterator[tuple[str, dict[st
 
 def _sha256(path: rows.PathLike) -> str:
     # One and the same file is published packed by one and unpacked by others; gzip's header holds a time.
-    found = hashlib.sha256()
     try:
         with epath.Path(path).open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            with gzip.GzipFile(fileobj=file) if packed else file as content:
-                # In parts: releases of several GB exist.
-                while block := content.read(1 << 20):
-                    found.update(block)
-        return found.hexdigest()
+            content: Any = gzip.GzipFile(fileobj=file) if packed else file
+            # In parts: releases of several GB exist.
+            return hashlib.file_digest(content, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise UserError(f"--data: {path}: there is no such file; check the path") from error
     except IsADirectoryError as error:
