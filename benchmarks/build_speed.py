@@ -41,7 +41,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "read": [(build, "_count_pairs"), (build, "_make_plan")],
     "items": [(build, "_make_chunks")],
     "focus": [(focus, "find_focus")],
-    "filters": [(filters, "rejecting_rule")],
+    "filters": [(filters, "focus_and_rule")],
     "tokens": [(tokenize.Encoder, "try_pairs")],
     "records": [(schema, "serialize"), (schema, "counts"), (tfrecord, "write_records")],
     "finish": [(assemble, "assemble")],

@@ -126,7 +126,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     text.system = ""  # the system message; empty = the template's own
     text.fence = "python"  # how bare programs are wrapped; none
     text.eos = "append"  # none
-    text.raw_separator = "\n"  # between prompt and completion in the raw template
+    text.raw_separator = "\n"  # between prompt and program in the raw template
 
     config.data = data = ml_collections.ConfigDict()
     data.path = ""  # the folder that `iterpref build` wrote

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from iterpref_jax.codeflow import extract, records, rows
+from iterpref_jax.codeflow import fences, records, rows, syntax
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.errors import UserError
 
@@ -84,23 +84,29 @@ class FilterSettings:
             raise UserError(f"ngram must be 1 word or more, not {self.ngram}")
 
 
-def rejecting_rule(
+def focus_and_rule(
     pair: records.Pair,
-    focus: focusing.Focus,
+    focus_settings: focusing.FocusSettings,
     settings: FilterSettings,
     *,
-    empty: focusing.Empty,
     benchmarks: frozenset[bytes],
     seen: set[bytes],
-) -> str | None:
-    """Returns the name of the first text rule that drops the pair, or None.
+) -> tuple[focusing.Focus, str | None]:
+    """Returns the focus of a pair, and the name of the first text rule that drops the pair, or None.
 
-    `empty` is the focus setting; `benchmarks` comes from `load_benchmarks(settings)`; `seen` is one set for the whole
-    run, to which the pair is added if no rule drops it.
+    Rules judge the lines D- whatever the focus mode makes of them, so that modes are compared on the same pairs.
+    `benchmarks` comes from `load_benchmarks(settings)`; `seen` is one set for the whole run, to which the pair is added
+    if no rule drops it.
     """
+    focus = lines = _focus(pair, focus_settings)
+    if focus_settings.mode != "line":
+        lines = _focus(pair, dataclasses.replace(focus_settings, mode="line"))
     if not pair.chosen.strip():
-        return "empty_chosen"
-    return _focus_rule(pair, focus, settings, empty) or _content_rule(pair, settings, benchmarks, seen)
+        return focus, "empty_chosen"
+    rule = _focus_rule(pair, lines, settings, focus_settings.empty)
+    if rule is None and focus.is_empty and focus_settings.empty != "keep":
+        rule = "empty_focus"
+    return focus, rule or _content_rule(pair, settings, benchmarks, seen)
 
 
 def load_benchmarks(settings: FilterSettings) -> frozenset[bytes]:
@@ -147,10 +153,11 @@ def same_ast(one: str, other: str) -> bool:
 
 
 def pair_key(pair: records.Pair) -> bytes:
-    """Returns a fingerprint that is equal for pairs with equal prompt, chosen and rejected side."""
+    """Returns a fingerprint that is equal for pairs with equal prompt, form, chosen and rejected side."""
     prompt = pair.prompt if isinstance(pair.prompt, str) else json.dumps(pair.prompt, sort_keys=True)
     kind = type(pair.prompt).__name__
-    parts = [text.encode("utf-8", "surrogatepass") for text in (kind, prompt, pair.chosen, pair.rejected)]
+    texts = kind, prompt, pair.form, pair.chosen, pair.rejected
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
     lengths = " ".join(str(len(part)) for part in parts)
     return hashlib.sha256(b"".join([lengths.encode(), *parts])).digest()
 
@@ -162,11 +169,32 @@ def _focus_rule(
         # Under "anchor" these are the pairs that differ in line ends or outside fenced code only: nothing was inserted.
         return None if empty == "keep" else "empty_focus"
     lines = focusing.focus_lines(pair.rejected, focus.rejected)
-    # In Markdown a line with `#` is a heading, so text without a fence has no comments; anchors touch no line.
-    has_comments = pair.form == "code" or focusing.fenced_spans(pair.rejected)
-    if settings.drop_comment_focus and lines and has_comments and only_comments(lines):
+    # Anchors touch no line.
+    if settings.drop_comment_focus and lines and only_comments(lines) and _are_comments(pair, focus):
         return "focus_only_comments"
     return "focus_too_long" if 0 < settings.max_focus_lines < len(lines) else None
+
+
+def _focus(pair: records.Pair, settings: focusing.FocusSettings) -> focusing.Focus:
+    return focusing.find_focus(
+        pair.chosen,
+        pair.rejected,
+        settings,
+        pair.pair_id,
+        fenced=pair.form == "text",
+        prompt=_text_before(pair),
+    )
+
+
+def _are_comments(pair: records.Pair, focus: focusing.Focus) -> bool:
+    """Whether lines that look like comments are comments of a program: they may be headings, or lie in a string."""
+    if pair.form == "text" and not fences.blocks(pair.rejected, fences.open_block(_text_before(pair))):
+        return False
+    ends = [0, *(end for _, end in focus.rejected)]
+    starts = [*(start for start, _ in focus.rejected), len(pair.rejected)]
+    without = "".join(pair.rejected[end:start] for end, start in zip(ends, starts, strict=True))
+    code = _code(pair, pair.rejected)
+    return not syntax.parses(code) or same_ast(code, _code(pair, without))
 
 
 def _content_rule(
@@ -184,8 +212,14 @@ def _content_rule(
 
 
 def _code(pair: records.Pair, completion: str) -> str:
-    blocks = focusing.fenced_spans(completion) if pair.form == "text" else []
-    return "".join(completion[start:end] for start, end in blocks) if blocks else completion
+    if pair.form == "code":
+        return completion
+    return "".join(completion[start:end] for start, end in fences.code_spans(completion, _text_before(pair)))
+
+
+def _text_before(pair: records.Pair) -> str:
+    """Returns the text that a completion goes on; a message's answer goes on nothing."""
+    return pair.prompt if isinstance(pair.prompt, str) else ""
 
 
 def _other_tokens(one: str, other: str) -> bool:
@@ -213,7 +247,7 @@ def _ambiguous_and_tokens(lines: list[str]) -> tuple[list[str], list[str]]:
 
 
 # Pairs of one task follow each other and share their chosen program.
-_tree = functools.lru_cache(maxsize=2)(extract.tree_of)
+_tree = functools.lru_cache(maxsize=2)(syntax.tree_of)
 
 
 def _equal_nodes(one: Any, other: Any) -> bool:

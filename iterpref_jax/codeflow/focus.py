@@ -9,10 +9,11 @@ import bisect
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from iterpref_jax.codeflow import lcs
+from iterpref_jax.codeflow import fences, lcs
 from iterpref_jax.codeflow.draws import draw
+from iterpref_jax.codeflow.syntax import line_spans
 from iterpref_jax.errors import UserError, did_you_mean
 
 Span = tuple[int, int]
@@ -21,15 +22,12 @@ Empty = Literal["drop", "keep", "anchor"]
 # A stretch of y- and the stretch of y+ that took its place; one of the two may have length zero.
 _Edit = tuple[Span, Span]
 
-# Not `str.splitlines`: it also cuts at \x0b, \x0c, \x1c-\x1e, \x85 and U+2028/9, which are inside a line of Python.
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 # Strings are not one token: a wrong word in a message is a fault of that word, and broken programs have open quotes.
 _TOKEN = re.compile(
     r"""\r\n | [\r\n] | [^\S\r\n]+ | \w+
     | \*\*= | //= | >>= | <<= | \.\.\. | [-+*/%@&|^:=!<>]= | -> | \*\* | // | << | >> | .""",
     re.VERBOSE | re.DOTALL,
 )
-_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})([^\r\n]*)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +35,9 @@ class FocusSettings:
     """How the focus is found.
 
     `mode`: "line", the lines not in the longest common subsequence; "token", inside replaced blocks of lines only the
-    differing lexical tokens; "prefix_suffix", all lines between the common first and last lines; "augment", the lines
-    of "line" and 1 or 2 lines before and after each run of them, the number fixed per pair by `seed`.
+    differing lexical tokens, or where the rejected side has none of its own an anchor at the first that it lacks;
+    "prefix_suffix", all lines between the common first and last lines; "augment", the lines of "line" and 1 or 2 lines
+    before and after each run of them, the number fixed per pair by `seed`.
     `empty`: what becomes of a rejected side without focus (the repair only inserts): "drop", it stays empty and the
     filter `empty_focus` drops the pair; "keep", it stays empty and so does the pair; "anchor", zero-length spans where
     the insertions belong.
@@ -59,8 +58,9 @@ class FocusSettings:
 class Focus:
     """Rising, disjoint character spans [start, end) of both sides.
 
-    A zero-length span (p, p), on the rejected side only, is an anchor: the first token that ends after p and is not in
-    the common token prefix of both sides, or the end-of-sequence token if p is the end of the text.
+    A zero-length span (p, p), on the rejected side only, is an anchor: where the text goes on otherwise than the chosen
+    one. It stands for the first token that ends after p and is not in the common token prefix of both sides, or for the
+    end-of-sequence token if p is the end of the text.
     """
 
     chosen: tuple[Span, ...]
@@ -72,25 +72,26 @@ class Focus:
         return not self.rejected
 
 
-def find_focus(chosen: str, rejected: str, settings: FocusSettings, key: str, *, fenced: bool = False) -> Focus:
+def find_focus(
+    chosen: str, rejected: str, settings: FocusSettings, key: str, *, fenced: bool = False, prompt: str = ""
+) -> Focus:
     """Returns the focus of a pair; `key` (its pair_id) seeds the mode "augment".
 
     Lines are compared without their terminators and a span runs through its terminator, so line ends alone are never a
-    focus. With `fenced` (completions in Markdown), only what lies inside fenced blocks counts in a text that has one;
-    an anchor may then be the closing fence: the place where the code should have gone on.
+    focus. With `fenced` (completions in Markdown, behind `prompt`), only what lies inside fenced blocks counts in a
+    text that has one; an anchor may then be the closing fence: the place where the code should have gone on.
     """
-    edits = _edits(chosen, rejected, settings, key)
-    inside_chosen, inside_rejected = (_inside(text, fenced) for text in (chosen, rejected))
-    spans = _merged(piece for span, _ in edits for piece in _clipped(span, inside_rejected))
-    if not spans and settings.empty == "anchor":
-        ends = [span[1] for span, other in edits if _clipped(other, inside_chosen)]
-        spans = tuple((p, p) for p in ends if any(start <= p <= end for start, end in inside_rejected))
-    return Focus(chosen=_merged(piece for _, span in edits for piece in _clipped(span, inside_chosen)), rejected=spans)
-
-
-def line_spans(text: str) -> list[Span]:
-    r"""Returns the spans of the lines of `text`, terminators included; lines end at \n, \r\n or \r only."""
-    return [match.span() for match in _LINE.finditer(text)]
+    side, other = (_Side.of(text, prompt if fenced else None) for text in (rejected, chosen))
+    edits = _edits(side, other, settings, key)
+    lacking: list[_Edit] = []
+    if settings.mode == "token":
+        edits, lacking = _token_edits(side, other, edits)
+    spans = [piece for span, _ in edits for piece in side.clipped(span)]
+    if not lacking and not spans and settings.empty == "anchor":
+        # Of the lines themselves: context and ends are wider than what is inserted.
+        lacking = _edits(side, other, dataclasses.replace(settings, mode="line"), key)
+    spans += _anchors(side, other, lacking)
+    return Focus(chosen=_merged(piece for _, span in edits for piece in other.clipped(span)), rejected=_merged(spans))
 
 
 def focus_lines(text: str, spans: Iterable[Span]) -> list[str]:
@@ -105,44 +106,54 @@ def focus_lines(text: str, spans: Iterable[Span]) -> list[str]:
     return lines
 
 
-def fenced_spans(text: str) -> list[Span]:
-    """Returns the insides of the fenced blocks of a Markdown text, without the fence lines.
+class _Side(NamedTuple):
+    """A completion and the spans of it that are code."""
 
-    As in CommonMark 0.31 (4.5), but an opening fence may be indented as deep as a list puts it: a closing fence has the
-    opening one's character, at least its length, nothing after it and at most 3 columns more indentation (so the
-    fences in a docstring close nothing); a block that is never closed runs to the end.
-    """
-    blocks: list[Span] = []
-    opening: re.Match[str] | None = None
-    begin = 0
-    for start, end in line_spans(text):
-        fence = _FENCE.match(text, start, end)
-        if fence is None:
-            continue
-        if opening is None and not ("`" in fence[2] and "`" in fence[3]):
-            opening, begin = fence, end
-        elif opening is not None and _closes(fence, opening):
-            blocks.append((begin, start))
-            opening = None
-    return blocks if opening is None else [*blocks, (begin, len(text))]
+    text: str
+    inside: list[Span]
 
+    @classmethod
+    def of(cls, text: str, prompt: str | None) -> _Side:
+        """Returns what is code behind a prompt, or without one all of the text."""
+        return cls(text, [(0, len(text))] if prompt is None else fences.code_spans(text, prompt))
 
-def _closes(fence: re.Match[str], opening: re.Match[str]) -> bool:
-    is_bare = fence[2].startswith(opening[2]) and not fence[3].strip()
-    return is_bare and len(fence[1]) <= len(opening[1]) + 3
+    def clipped(self, span: Span) -> list[Span]:
+        """Returns the parts of a span that are code."""
+        pieces = ((max(span[0], start), min(span[1], end)) for start, end in self.inside)
+        return [(start, end) for start, end in pieces if start < end]
+
+    def lines(self, of_code: bool) -> list[Span]:
+        spans = line_spans(self.text)
+        return [span for span in spans if self.clipped(span)] if of_code else spans
 
 
-def _edits(chosen: str, rejected: str, settings: FocusSettings, key: str) -> list[_Edit]:
-    lines, others = line_spans(rejected), line_spans(chosen)
-    a = [rejected[start:end].rstrip("\r\n") for start, end in lines]
-    b = [chosen[start:end].rstrip("\r\n") for start, end in others]
+def _edits(side: _Side, other: _Side, settings: FocusSettings, key: str) -> list[_Edit]:
+    # Ends of the whole texts would be prose, and all code lie between them.
+    spans, others = (one.lines(of_code=settings.mode == "prefix_suffix") for one in (side, other))
+    a, b = (
+        [one.text[slice(*span)].rstrip("\r\n") for span in lines] for one, lines in ((side, spans), (other, others))
+    )
     blocks = [between_ends(a, b)] if settings.mode == "prefix_suffix" else _blocks(a, b)
     if settings.mode == "augment":
         blocks = _widened(blocks, 1 + draw(settings.seed, "augment", key) % 2, len(a), len(b))
-    edits = [(_stretch(lines, block[0]), _stretch(others, block[1])) for block in blocks]
-    if settings.mode == "token":
-        return [finer for edit in edits for finer in _token_edits(chosen, rejected, edit)]
-    return edits
+    starts = side.inside[0][0], other.inside[0][0]
+    return [(_stretch(spans, block[0], starts[0]), _stretch(others, block[1], starts[1])) for block in blocks]
+
+
+def _anchors(side: _Side, other: _Side, edits: Iterable[_Edit]) -> list[Span]:
+    """Returns where the code of `side` goes on otherwise than what the other has inserted."""
+    places = []
+    for (_, place), inserted in edits:
+        if other.clipped(inserted):
+            # What is inserted mostly begins as what it stands before (indentation), and is right up to there.
+            place += _common(side.text[place:], other.text[inserted[0] :])
+            places += [place] if any(start <= place <= end for start, end in side.inside) else []
+    return [(place, place) for place in places]
+
+
+def _common(one: str, other: str) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _blocks(a: list[str], b: list[str]) -> list[_Edit]:
@@ -172,38 +183,38 @@ def _widened(blocks: list[_Edit], count: int, *lengths: int) -> list[_Edit]:
     return [(widen(one, lengths[0]), widen(other, lengths[1])) for one, other in blocks]
 
 
-def _stretch(spans: list[Span], indices: Span) -> Span:
-    """Characters from the first to the last of `spans[slice(*indices)]`; where there is none, the place between."""
+def _stretch(spans: list[Span], indices: Span, start: int) -> Span:
+    """Characters from the first to the last of `spans[slice(*indices)]`; where there is none, the place between.
+
+    `start` is that place where there are no spans at all.
+    """
     first, last = indices
     if first < last:
         return spans[first][0], spans[last - 1][1]
-    start = spans[first][0] if first < len(spans) else (spans[-1][1] if spans else 0)
-    return start, start
+    place = spans[first][0] if first < len(spans) else (spans[-1][1] if spans else start)
+    return place, place
 
 
-def _token_edits(chosen: str, rejected: str, edit: _Edit) -> list[_Edit]:
-    (start, end), (other_start, other_end) = edit
-    if start == end or other_start == other_end:
-        return [edit]
-    spans = [match.span() for match in _TOKEN.finditer(rejected, start, end)]
-    others = [match.span() for match in _TOKEN.finditer(chosen, other_start, other_end)]
-    blocks = _blocks(_lexemes(rejected, spans), _lexemes(chosen, others))
-    return [(_stretch(spans, one), _stretch(others, other)) for one, other in blocks]
+def _token_edits(side: _Side, other: _Side, edits: Iterable[_Edit]) -> tuple[list[_Edit], list[_Edit]]:
+    """Returns the edits of lexical tokens, and those in lines of `side` that only lack some."""
+    finer, lacking = [], []
+    for edit in edits:
+        (start, end), (other_start, other_end) = edit
+        if start == end or other_start == other_end:
+            finer.append(edit)
+            continue
+        spans = [match.span() for match in _TOKEN.finditer(side.text, start, end)]
+        others = [match.span() for match in _TOKEN.finditer(other.text, other_start, other_end)]
+        blocks = _blocks(_lexemes(side.text, spans), _lexemes(other.text, others))
+        found = [(_stretch(spans, one, start), _stretch(others, two, other_start)) for one, two in blocks]
+        finer += found
+        lacking += found if all(place == stop for (place, stop), _ in found) else []
+    return finer, lacking
 
 
 def _lexemes(text: str, spans: list[Span]) -> list[str]:
     words = (text[start:end] for start, end in spans)
     return ["\n" if word in ("\r\n", "\r") else word for word in words]
-
-
-def _inside(text: str, fenced: bool) -> list[Span]:
-    # No block at all: the whole text is code. An empty block is a block.
-    return (fenced_spans(text) if fenced else []) or [(0, len(text))]
-
-
-def _clipped(span: Span, inside: list[Span]) -> list[Span]:
-    pieces = ((max(span[0], start), min(span[1], end)) for start, end in inside)
-    return [(start, end) for start, end in pieces if start < end]
 
 
 def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from iterpref_jax.codeflow import rows
+from iterpref_jax.codeflow import fences, rows
 from iterpref_jax.errors import UserError, did_you_mean
 
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]
 
 _FIELDS = ("prompt", "chosen", "rejected")
+_OPTIONAL = ("pair_id", "task", "form", "meta")
 # Columns in which other data sets keep the prompt. Taking the prompt from strings that merely begin alike while one
 # of these stands next to them would train without the question.
-_FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.M)
 _OTHER_PROMPT_NAMES = ("instruction", "question", "problem", "query", "input", "context", "messages")
 
 _Sequence = TypeVar("_Sequence", str, tuple[Message, ...])
@@ -55,8 +54,8 @@ def _before_open_fence(text: str, length: int) -> int:
 
     TRL cuts at the first character that differs, in the middle of a program both sides begin with.
     """
-    fences = [match.start() for match in _FENCE.finditer(text, 0, length)]
-    return fences[-1] if len(fences) % 2 else length
+    block = fences.open_block(text[:length])
+    return length if block is None else block.start
 
 
 def shared_length(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
@@ -100,12 +99,13 @@ def _split_messages(
 
 
 def _without_shared(chosen: _Sequence, rejected: _Sequence, place: str) -> tuple[_Sequence, _Sequence, _Sequence]:
-    length = shared_length(chosen, rejected)
+    shared = length = shared_length(chosen, rejected)
     if isinstance(chosen, str):
         length = _before_open_fence(chosen, length)
     if not length:
+        why = "have nothing in front of the code block that both begin with" if shared else "do not begin alike"
         raise UserError(
-            f"{place}: no prompt: the fields 'chosen' and 'rejected' do not begin alike; add a field 'prompt' "
+            f"{place}: no prompt: the fields 'chosen' and 'rejected' {why}; add a field 'prompt' "
             "of the same form (a string for strings, a list of messages for conversations)"
         )
     return chosen[:length], chosen[length:], rejected[length:]
@@ -144,10 +144,16 @@ def _answer(messages: tuple[Message, ...], name: str, place: str) -> str:
 
 
 def _refuse_misspelt(row: rows.Row, place: str) -> None:
-    missing = [field for field in _FIELDS if row.get(field) is None]
+    missing = [field for field in (*_FIELDS, *_OPTIONAL) if row.get(field) is None]
     for name, field in itertools.product(row, missing):
-        if name not in _FIELDS and _looks_like(name, field):
-            raise UserError(f"{place}: unknown field {name!r}{did_you_mean(name.lower(), [field])}")
+        # Of fields that may be missing the spelling only: their columns have many names.
+        is_meant = _spelling(name) == _spelling(field) if field in _OPTIONAL else _looks_like(name, field)
+        if name not in (*_FIELDS, *_OPTIONAL) and is_meant:
+            raise UserError(f"{place}: unknown field {name!r}{did_you_mean(_spelling(name), [field])}")
+
+
+def _spelling(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _looks_like(name: str, field: str) -> bool:

@@ -163,13 +163,9 @@ def focus_and_rule(
     if encoder is not None and encoder.is_surely_longer(longer, settings.max_tokens):
         # The time that finding its focus takes is the square of its length.
         return focusing.Focus(chosen=(), rejected=()), "too_many_tokens"
-    focus = focusing.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=pair.form == "text")
     # Workers see a part of the pairs each; the set of those seen before holds this pair or not, as the whole would.
     seen = {filters.pair_key(pair)} if item.is_repeat else set()
-    rule = filters.rejecting_rule(
-        pair, focus, settings.filters, empty=settings.focus.empty, benchmarks=benchmarks, seen=seen
-    )
-    return focus, rule
+    return filters.focus_and_rule(pair, settings.focus, settings.filters, benchmarks=benchmarks, seen=seen)
 
 
 def token_rule(found: schema.Example | tokenize.Garbled, settings: BuildSettings) -> str | None:

@@ -33,8 +33,8 @@ ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 class TextSettings:
     """How pairs become text: `tokenizer` is a folder or a hub name; `system` may be empty (no system message).
 
-    `raw_separator` stands between prompt and completion when `template` is "raw". `template_kwargs` are what the chat
-    template reads beside the messages, such as Qwen3's `enable_thinking`.
+    `raw_separator` stands between prompt and program when `template` is "raw" (pairs of form "text" are joined as they
+    stand). `template_kwargs` are what the chat template reads beside the messages, such as Qwen3's `enable_thinking`.
     """
 
     tokenizer: str
@@ -51,6 +51,8 @@ class TextSettings:
                 f'text.template_kwargs ({", ".join(self.template_kwargs)}) has no effect: text.template is "raw"; '
                 "leave it empty in the config file"
             )
+        if self.system and self.template == "raw":
+            raise UserError('text.system has no effect: text.template is "raw", which has no messages; leave it empty')
         for name, kind in get_type_hints(TextSettings).items():
             value, known = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal and value not in known:

@@ -7,7 +7,7 @@ focus come from one encoding. Every completion's tokens are joined and compared 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,8 +77,11 @@ class Encoder:
             return text
         return self._normalizer.normalize_str(text)
 
-    def prompt_text(self, prompt: Prompt) -> str:
-        """Returns the text of one prompt, up to where the completion starts. Raises UserError if it has none."""
+    def prompt_text(self, prompt: Prompt, form: records.Form) -> str:
+        """Returns the text of one prompt, up to where a completion of that form starts.
+
+        Raises UserError if it has none.
+        """
         rules = self.rules
         if rules.template == "chat":
             messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
@@ -87,11 +90,8 @@ class Encoder:
             return text_rules.render(self.tokenizer, messages, rules.template_kwargs, add_generation_prompt=True)
         if not isinstance(prompt, str):
             raise UserError('a prompt of messages needs text.template = "chat", it is "raw"')
-        return prompt + rules.raw_separator
-
-    def prompt_ids(self, prompts: Iterable[Prompt]) -> list[np.ndarray]:
-        """Returns the int32 ids of each prompt as the model sees it at inference."""
-        return self._encode_prompts([self.prompt_text(prompt) for prompt in prompts])
+        # Texts are joined as they stand, as TRL does: an implicit prompt ends in the middle of a line.
+        return prompt + (rules.raw_separator if form == "code" else "")
 
     def completion_text(self, text: str, form: records.Form) -> str:
         """Returns what the model writes for a program (form "code") or an answer ("text")."""
@@ -129,7 +129,7 @@ class Encoder:
             if not len(prompt):
                 raise UserError(
                     f"pair {pair.pair_id!r}: the prompt has no token, so nothing predicts the completion's first one; "
-                    "give it a prompt, or set build.text.raw_separator"
+                    "give it a prompt, or set build.text.raw_separator for programs"
                 )
         return [_joined(*parts) for parts in zip(pairs, prompts, chosen, rejected, strict=True)]
 
@@ -147,7 +147,7 @@ class Encoder:
 
     def _prompts_of(self, pairs: Sequence[records.Pair]) -> list[np.ndarray]:
         # One task gives many pairs: its prompt is rendered and encoded once.
-        keys = [pair.prompt if isinstance(pair.prompt, str) else json.dumps(pair.prompt) for pair in pairs]
+        keys = [(pair.form, pair.prompt if isinstance(pair.prompt, str) else json.dumps(pair.prompt)) for pair in pairs]
         distinct = dict(zip(keys, pairs, strict=True))
         ids = self._encode_prompts([self._prompt_text_of(pair) for pair in distinct.values()])
         found = dict(zip(distinct, ids, strict=True))
@@ -155,7 +155,7 @@ class Encoder:
 
     def _prompt_text_of(self, pair: records.Pair) -> str:
         try:
-            return _checked_unicode(self.prompt_text(pair.prompt), pair.pair_id)
+            return _checked_unicode(self.prompt_text(pair.prompt, pair.form), pair.pair_id)
         except UserError as error:
             raise UserError(f"pair {pair.pair_id!r}, prompt: {error}") from error
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from iterpref_jax.codeflow import focus as focusing
 from iterpref_jax.codeflow import lcs
+from iterpref_jax.codeflow.syntax import line_spans
 
 # The ones that real code has; every other one is shown by its number.
 CONTROLS = {"\r": "CR", "\x1b": "ESC", "\x00": "NUL", "\x08": "BS", "\x0c": "FF"}
@@ -79,7 +80,7 @@ def lines(text: str, places: Sequence[Place], spans: Iterable[focusing.Span], fe
     number.
     """
     spans = list(spans)
-    rows = focusing.line_spans(text) or [(0, 0)]
+    rows = line_spans(text) or [(0, 0)]
     cuts = _Cuts(text, [span for span in spans if span[0] < span[1]])
     numbers = _numbers(text, rows, fences)
     anchors = {_row_of(start, rows) for start, end in spans if start == end}

@@ -7,7 +7,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from iterpref_jax.codeflow.extract import Extracted, blocks, code_of, json_of
+from iterpref_jax.codeflow.extract import Extracted, code_of, json_of
+from iterpref_jax.codeflow.fences import blocks
 
 CODE = "def add(a, b):\n    return a + b\n"
 LONGER = CODE + "\n\ndef sub(a, b):\n    return a - b\n"

@@ -26,12 +26,10 @@ def pair(chosen, rejected, *, prompt="Add one to a number.", form="code"):
     return records.Pair(pair_id="p", task="t", prompt=prompt, chosen=chosen, rejected=rejected, form=form, meta={})
 
 
-def rule(one, *, settings=SETTINGS, empty="drop", benchmarks=frozenset(), seen=None):
-    how = focus.FocusSettings(mode="line", empty=empty, seed=0)
-    found = focus.find_focus(one.chosen, one.rejected, how, one.pair_id, fenced=one.form == "text")
-    return filters.rejecting_rule(
-        one, found, settings, empty=empty, benchmarks=benchmarks, seen=set() if seen is None else seen
-    )
+def rule(one, *, settings=SETTINGS, mode="line", empty="drop", benchmarks=frozenset(), seen=None):
+    how = focus.FocusSettings(mode=mode, empty=empty, seed=0)
+    seen = set() if seen is None else seen
+    return filters.focus_and_rule(one, how, settings, benchmarks=benchmarks, seen=seen)[1]
 
 
 def changed(**changes):
@@ -273,3 +271,34 @@ def test_prompts_of_humaneval_overlap_humaneval():
         prompts = [json.loads(line)["prompt"] for line in file]
     rules = [rule(pair("x = 1\n", "x = 2\n", prompt=p), settings=settings, benchmarks=known) for p in prompts]
     assert rules.count("benchmark_overlap") >= 160
+
+
+@pytest.mark.parametrize("mode", ["token", "prefix_suffix", "augment"])
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        ("x = 1\ny = 2\nz = 3\n", "x = 1\n# todo\nz = 3\n", "focus_only_comments"),
+        ("a\nb\n" + "same\n" * 30 + "c\n", "a\nx\n" + "same\n" * 30 + "y\n", None),
+        ("return a + 1\n", "return a\n", None),
+        ("a\nb\nc\nd\n", "b\nc\n", "empty_focus"),
+    ],
+    ids=["comments", "far apart", "tokens lacking", "two insertions"],
+)
+def test_rules_judge_lines_whatever_the_mode(chosen, rejected, expected, mode):
+    assert rule(pair(chosen, rejected), mode=mode) == rule(pair(chosen, rejected)) == expected
+
+
+def test_lines_of_a_string_are_no_comments():
+    code = 'T = """\n# {}\n"""\nprint(T)\n'
+    assert rule(pair(code.format("Title"), code.format("Titel"))) is None
+    assert rule(pair("# a\nx = 1\ny = 2\n", "# b\nx = 1\n")) == "focus_only_comments"
+
+
+def test_equal_texts_of_two_forms_are_no_duplicates():
+    seen: set[bytes] = set()
+    good, bad = CODE, CODE.replace("+", "-")
+    assert [rule(pair(good, bad, form=form), seen=seen) for form in ("code", "text", "code")] == [
+        None,
+        None,
+        "duplicate",
+    ]

@@ -8,7 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from iterpref_jax.codeflow import focus, pairs, records
+from iterpref_jax.codeflow import focus, pairs, records, syntax
 from iterpref_jax.errors import UserError
 
 line_texts = st.lists(st.sampled_from(["a", "b", "", "  c"]), max_size=8)
@@ -80,14 +80,14 @@ def test_spans_rise_and_keep_apart_and_lie_in_their_text(chosen, rejected, mode,
 @pytest.mark.parametrize("inside", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_a_line_ends_only_where_python_ends_it(inside):
     text = f"a{inside}b\nc"
-    assert texts(text, focus.line_spans(text)) == [f"a{inside}b\n", "c"]
+    assert texts(text, syntax.line_spans(text)) == [f"a{inside}b\n", "c"]
 
 
 @pytest.mark.parametrize(
     ("text", "lines"), [("", []), ("\n", ["\n"]), ("a\r\n\rb\n\n", ["a\r\n", "\r", "b\n", "\n"]), ("a", ["a"])]
 )
 def test_line_spans_hold_their_terminators(text, lines):
-    assert texts(text, focus.line_spans(text)) == lines
+    assert texts(text, syntax.line_spans(text)) == lines
 
 
 INSERTED = "def f(a):\n    if not a:\n        return 0\n    return 1 / a\n"
@@ -105,7 +105,7 @@ def test_a_repair_that_only_inserts_leaves_the_rejected_side_empty(mode, empty):
 @pytest.mark.parametrize("mode", ["line", "token", "prefix_suffix", "augment"])
 def test_an_anchor_stands_where_the_inserted_lines_belong(mode):
     got = find(INSERTED, SHORT, mode, "anchor")
-    place = SHORT.index("    return")
+    place = SHORT.index("return")
     assert got.rejected == ((place, place),)
 
 
@@ -256,29 +256,6 @@ def test_a_block_that_is_missing_has_no_anchor_outside_fenced_code():
     assert find(f"{bad}```\ny = 2\n```\n", bad, empty="anchor", fenced=True).is_empty
 
 
-@pytest.mark.parametrize(
-    ("text", "blocks"),
-    [
-        ("", []),
-        ("x\n", []),
-        ("```\na\n```\n", ["a\n"]),
-        ("```python\na\n", ["a\n"]),
-        ("````\n```\na\n```\n````\nb\n", ["```\na\n```\n"]),
-        ("~~~\n```\n~~~\n", ["```\n"]),
-        ("```\na\n```\nx\n```\nb\n```\n", ["a\n", "b\n"]),
-        ("- item\n    ```\n    a\n    ```\nb\n", ["    a\n"]),
-        ("```\ndef f():\n    '''\n    ```\n    f()\n    ```\n    '''\n```\n", "nested"),
-        ("```inline``` text\nb\n", []),
-        ("```\na\n```python\nb\n```\n", ["a\n```python\nb\n"]),
-        ("```\r\na\r\n```\r\n", ["a\r\n"]),
-    ],
-)
-def test_fenced_blocks_are_those_of_commonmark(text, blocks):
-    if blocks == "nested":
-        blocks = ["def f():\n    '''\n    ```\n    f()\n    ```\n    '''\n"]
-    assert texts(text, focus.fenced_spans(text)) == blocks
-
-
 def test_focus_lines_are_the_whole_lines_that_a_span_touches():
     text = "ab\ncd\nef\n"
     assert focus.focus_lines(text, [(1, 2)]) == ["ab\n"]
@@ -302,5 +279,57 @@ def test_without_the_focus_real_pairs_have_the_same_lines(name):
     for pair in pairs.make_pairs(records.read_trajectories(path), chosen):
         got = find(pair.chosen, pair.rejected, key=pair.pair_id)
         left, right = without(pair.chosen, got.chosen), without(pair.rejected, got.rejected)
-        lines = [[text[a:b].rstrip("\r\n") for a, b in focus.line_spans(text)] for text in (left, right)]
+        lines = [[text[a:b].rstrip("\r\n") for a, b in syntax.line_spans(text)] for text in (left, right)]
         assert lines[0] == lines[1], pair.pair_id
+
+
+def test_code_that_goes_on_a_block_of_the_prompt_ends_at_its_fence():
+    prompt = "Add them.\n```python\n"
+    good, bad = (
+        "def f(a, b):\n    return a + b\n```\nIt adds.\n",
+        "def f(a, b):\n    return a - b\n```\nIt subtracts.\n",
+    )
+    got = focus.find_focus(good, bad, settings(), "k", fenced=True, prompt=prompt)
+    assert (texts(good, got.chosen), texts(bad, got.rejected)) == (["    return a + b\n"], ["    return a - b\n"])
+
+
+@pytest.mark.parametrize("fence", ["{}", "So:\n```python\n{}```\n"])
+def test_a_fence_in_a_docstring_hides_no_fault(fence):
+    program = 'def f():\n    """Doubles.\n\n```\nf()\n```\n    """\n    return 2\n'
+    good, bad = (fence.format(text) for text in (program, program.replace("return 2", "return 3")))
+    assert texts(bad, find(good, bad, fenced=True).rejected) == ["    return 3\n"]
+
+
+def test_prefix_and_suffix_are_those_of_the_code():
+    good, bad = (f"{a}:\n```\nx = 1\ny = {b}\nz = 3\n```\n{c}.\n" for a, b, c in ("A2B", "C5D"))
+    assert texts(bad, find(good, bad, "prefix_suffix", fenced=True).rejected) == ["y = 5\n"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "goes_on"),
+    [
+        ("return a + 1\n", "return a\n", "\n"),
+        ("f(a, b)\nx\n", "f(a)\nx\n", ")\nx\n"),
+        ("return a + 1", "return a", ""),
+    ],
+)
+@pytest.mark.parametrize("empty", ["drop", "anchor"])
+def test_tokens_that_a_replaced_line_lacks_are_an_anchor(chosen, rejected, goes_on, empty):
+    place = len(rejected) - len(goes_on)
+    assert find(chosen, rejected, "token", empty).rejected == ((place, place),)
+
+
+def test_an_anchor_of_tokens_stands_beside_other_focus():
+    got = find("f(a, b)\nsame\ny = 1\n", "f(a)\nsame\ny = 2\n", "token")
+    assert got.rejected == ((3, 3), (14, 15))
+
+
+def test_lines_that_are_only_inserted_are_no_focus_of_tokens():
+    assert find("a\nb\n", "a\n", "token").is_empty
+
+
+def test_every_anchor_stands_where_the_sides_part():
+    bad = "def f(a):\n    b = a\n    c = b\n    return c\n"
+    good = "def f(a):\n    a += 1\n    b = a\n    c = b\n    if c:\n        c = 2\n    return c\n"
+    got = find(good, bad, empty="anchor")
+    assert [bad[place:].split("\n")[0] for place, _ in got.rejected] == ["b = a", "return c"]

@@ -319,6 +319,9 @@ def test_equal_prompts_are_one_task_and_others_are_not(tmp_path):
         ({"prompt": [USER], "chosen": [GOOD], "rejected": ["x"]}, "rejected[0] must be a message"),
         ({"prompt": [{"role": "user"}], "chosen": [GOOD], "rejected": [BAD]}, "prompt[0]: the field 'content' is miss"),
         ({"prompt": [USER | {"nam": "x"}], "chosen": [GOOD], "rejected": [BAD]}, "prompt[0]: unknown field 'nam'"),
+        ({"chosen": "```\nx = 1\n```", "rejected": "```\nx = 2\n```"}, "have nothing in front of the code block"),
+        (PLAIN | {"Form": "code"}, "unknown field 'Form'; did you mean 'form'"),
+        (PLAIN | {"pairId": "a"}, "unknown field 'pairId'; did you mean 'pair_id'"),
         (PLAIN | {"form": "prose"}, "the field 'form' must be one of code, text, not 'prose'"),
         (PLAIN | {"pair_id": 1.5}, "the field 'pair_id' must be a string, not 1.5"),
         (PLAIN | {"task": True}, "the field 'task' must be a string, not true"),
@@ -389,11 +392,13 @@ def test_real_trajectories_are_read_and_written_exactly(tmp_path, name):
     assert list(records.read_trajectories(tmp_path / "copy.jsonl")) == real
 
 
-def test_an_implicit_prompt_never_reaches_into_an_open_code_block():
-    answers = [f"Add one.\nHere:\n```python\ndef f(x):\n    return x {sign} 1\n```" for sign in "+-"]
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_an_implicit_prompt_never_reaches_into_an_open_code_block(indent):
+    answer = "Add one.\nHere:\n{0}```python\n{0}def f(x):\n{0}    return x {1} 1\n{0}```"
+    answers = [answer.format(indent, sign) for sign in "+-"]
     prompt, chosen, rejected = preferences.split_preference(
         dict(zip(("chosen", "rejected"), answers, strict=True)), "here"
     )
     assert prompt == "Add one.\nHere:\n"
-    assert chosen == "```python\ndef f(x):\n    return x + 1\n```"
-    assert rejected.endswith("return x - 1\n```")
+    assert [prompt + chosen, prompt + rejected] == answers
+    assert chosen.lstrip().startswith("```python\n")

@@ -198,8 +198,10 @@ def _prompt(tokenizer, **kwargs):
 def test_the_template_is_given_its_arguments():
     tokenizer = tiny.byte_level(chat_template=THINKING)
     rules = _rules(tokenizer, template="chat", template_kwargs={"enable_thinking": False})
-    assert tokenize.Encoder(tokenizer, rules).prompt_text("Q").endswith("assistant\n<no thoughts>")
-    assert tokenize.Encoder(tokenizer, _rules(tokenizer, template="chat")).prompt_text("Q").endswith("assistant\n")
+    assert tokenize.Encoder(tokenizer, rules).prompt_text("Q", "code").endswith("assistant\n<no thoughts>")
+    assert (
+        tokenize.Encoder(tokenizer, _rules(tokenizer, template="chat")).prompt_text("Q", "code").endswith("assistant\n")
+    )
 
 
 def test_a_preset_template_has_the_arguments_as_its_defaults_once():
@@ -217,6 +219,7 @@ def test_a_preset_template_has_the_arguments_as_its_defaults_once():
         ({"template_kwargs": {"messages": []}}, "messages is written by the build itself"),
         ({"template_kwargs": {"enable_thinking": [1]}}, "must be a text, a number, true, false or null"),
         ({"template_kwargs": {"enable_thinking": False}, "template": "raw"}, r"\(enable_thinking\) has no effect"),
+        ({"system": "Be good.", "template": "raw"}, r"text\.system has no effect"),
     ],
 )
 def test_arguments_without_effect_on_the_template_are_refused(changes, reason):

@@ -46,6 +46,10 @@ def _real_encoder(name):
     return _encoder(tiny.real(name), eos="none")
 
 
+def _prompt_ids(encoder, prompt):
+    return encoder.encode_pairs([tiny.pair("x", prompt=prompt)], [Focus(chosen=(), rejected=())])[0].prompt_ids.tolist()
+
+
 def _encode(encoder, chosen, spans=(), form="code"):
     example = encoder.encode_pairs([tiny.pair(chosen, form=form)], [Focus(chosen=tuple(spans), rejected=())])[0]
     return example.chosen_ids, example.chosen_focus
@@ -224,23 +228,39 @@ def test_normalised_text_is_what_the_tokenizer_encodes():
 
 def test_a_raw_prompt_is_encoded_as_at_inference():
     encoder = _encoder(tiny.byte_level(bos=True))
-    ids = encoder.prompt_ids(["Do it."])[0]
-    assert ids.tolist() == encoder.tokenizer("Do it.\n")["input_ids"]
+    ids = _prompt_ids(encoder, "Do it.")
+    assert ids == encoder.tokenizer("Do it.\n")["input_ids"]
     assert ids[0] == encoder.tokenizer.convert_tokens_to_ids("<s>")
+
+
+def test_raw_texts_are_joined_as_they_stand():
+    encoder = _encoder(tiny.byte_level(), eos="none")
+    pair = tiny.pair(" 4.", " 5.", "Q: 2+2?\nA:", form="text")
+    example = encoder.encode_pairs([pair], [Focus(chosen=(), rejected=())])[0]
+    decoded = encoder.tokenizer.decode([*example.prompt_ids, *example.chosen_ids])
+    assert decoded == "Q: 2+2?\nA: 4."
+
+
+def test_one_prompt_of_texts_and_programs_is_encoded_for_each():
+    encoder = _encoder(tiny.byte_level())
+    pairs = [tiny.pair("x\n", "y\n", form=form) for form in ("code", "text", "code")]
+    examples = encoder.encode_pairs(pairs, [Focus(chosen=(), rejected=())] * 3)
+    one, other, again = (encoder.tokenizer.decode(example.prompt_ids) for example in examples)
+    assert one == again == other + "\n"
 
 
 def test_a_chat_prompt_has_the_system_message_and_ends_where_the_answer_starts():
     encoder = _encoder(tiny.byte_level(bos=True, chat_template=tiny.CHAT_TEMPLATE), template="chat", system="Be good.")
     wanted = "<|turn|>system\nBe good.<|end|>\n<|turn|>user\nDo it.<|end|>\n<|turn|>assistant\n"
-    assert encoder.prompt_text("Do it.") == wanted
-    ids = encoder.prompt_ids(["Do it."])[0].tolist()
+    assert encoder.prompt_text("Do it.", "code") == wanted
+    ids = _prompt_ids(encoder, "Do it.")
     assert ids == encoder.tokenizer(wanted, add_special_tokens=False)["input_ids"]
     assert ids.count(encoder.tokenizer.convert_tokens_to_ids("<|turn|>")) == 3
 
 
 def test_a_prompt_of_messages_keeps_its_own_system_message():
     encoder = _encoder(tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE), template="chat", system="Be good.")
-    text = encoder.prompt_text(({"role": "system", "content": "Mine."}, {"role": "user", "content": "Q"}))
+    text = encoder.prompt_text(({"role": "system", "content": "Mine."}, {"role": "user", "content": "Q"}), "text")
     assert text == "<|turn|>system\nMine.<|end|>\n<|turn|>user\nQ<|end|>\n<|turn|>assistant\n"
 
 
@@ -271,7 +291,7 @@ def test_an_encoder_survives_pickling():
     encoder = _encoder(tiny.byte_level(chat_template=tiny.CHAT_TEMPLATE), template="chat")
     copy = pickle.loads(pickle.dumps(encoder))
     np.testing.assert_array_equal(_encode(copy, "x = 1")[0], _encode(encoder, "x = 1")[0])
-    assert copy.prompt_text("Q") == encoder.prompt_text("Q")
+    assert copy.prompt_text("Q", "code") == encoder.prompt_text("Q", "code")
 
 
 @pytest.mark.parametrize("name", tiny.REAL)

@@ -1,4 +1,4 @@
-"""Every link against numbers computed by hand with `math`, and against TRL where it is installed."""
+"""Every link against numbers computed by hand with `math`."""
 
 import math
 

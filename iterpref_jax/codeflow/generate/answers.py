@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from iterpref_jax.codeflow import extract
+from iterpref_jax.codeflow import extract, syntax
 from iterpref_jax.codeflow.generate import features
 
 MAX_INSTRUCTION = 8000
@@ -44,7 +44,7 @@ def program(text: str) -> str:
     found = extract.code_of(text)
     if not found.code:
         raise ValueError(f"there is no program in it: {found.how}")
-    if found.how == "unclosed fence" and not extract.parses(found.code):
+    if found.how == "unclosed fence" and not syntax.parses(found.code):
         raise ValueError("the program is cut off")
     return found.code
 
@@ -57,7 +57,7 @@ def test_writer(code: str, least: int, style: str) -> Callable[[str], str]:
     def tests(text: str) -> str:
         found = program(text)
         try:
-            tree = extract.parsed(found)
+            tree = syntax.parsed(found)
         except ValueError as error:
             raise ValueError(f"the tests are no Python: {error}") from error
         again = sorted(taken & {node.name for node in tree.body if isinstance(node, _DEFINITIONS)})
@@ -111,7 +111,7 @@ def interface(code: str) -> str:
         'Adds.'
         ...
     """
-    tree = extract.tree_of(code)
+    tree = syntax.tree_of(code)
     if tree is not None:
         kept = [node for node in map(_outline, tree.body) if node is not None]
         with contextlib.suppress(RecursionError):

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-from iterpref_jax.codeflow import filters, focus, pairs, records
+from iterpref_jax.codeflow import filters, pairs, records
 from iterpref_jax.codeflow.endpoint import AskFailed, BudgetSpent, MalformedAnswer
 from iterpref_jax.codeflow.generate import lanes
 from iterpref_jax.codeflow.generate.settings import PairingSettings
@@ -25,10 +25,7 @@ def by_rules(
     """Returns the pairs that no text rule drops; `dropped` counts the others by rule."""
     known, seen, kept = filters.load_benchmarks(settings.filters), set[bytes](), []
     for pair in pairs.make_pairs(trajectories, settings.pairs, dropped):
-        found = focus.find_focus(pair.chosen, pair.rejected, settings.focus, pair.pair_id, fenced=False)
-        rule = filters.rejecting_rule(
-            pair, found, settings.filters, empty=settings.focus.empty, benchmarks=known, seen=seen
-        )
+        _, rule = filters.focus_and_rule(pair, settings.focus, settings.filters, benchmarks=known, seen=seen)
         if rule is None:
             kept.append(pair)
         else:

@@ -43,7 +43,10 @@ def merge(folders: Sequence[Path], out: Path) -> report.Report:
     pairs.sort(key=lambda pair: order[pair.meta["trajectory"]])
     kept = pairs
     if reports[0]["about"]["drop_duplicates"]:
-        kept = list({filters.pair_key(pair): pair for pair in reversed(pairs)}.values())[::-1]
+        first: dict[bytes, records.Pair] = {}
+        for pair in pairs:
+            first.setdefault(filters.pair_key(pair), pair)
+        kept = list(first.values())
     records.write_pairs(out / PAIRS, kept)
     dropped = collections.Counter({"duplicate": len(pairs) - len(kept)} if len(kept) < len(pairs) else {})
     for found in reports:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from iterpref_jax.codeflow import extract, rows
+from iterpref_jax.codeflow import rows, syntax
 from iterpref_jax.codeflow.generate import answers, features
 from iterpref_jax.codeflow.generate.settings import STYLES, GenerateSettings
 from iterpref_jax.errors import UserError, did_you_mean
@@ -66,7 +66,7 @@ def from_file(path: rows.PathLike, style: str) -> Iterator[Seed]:
 
 def _check_tests(code: str, style: str, place: str) -> None:
     try:
-        ending = answers.ending_line(extract.parsed(code), style)
+        ending = answers.ending_line(syntax.parsed(code), style)
     except ValueError as error:
         raise UserError(f"{place}: the field 'test_code' is no Python: {error}") from error
     if ending:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from iterpref_jax.codeflow import rows
-from iterpref_jax.codeflow.extract import tree_of
 from iterpref_jax.codeflow.imports import git_repository, module_tests
 from iterpref_jax.codeflow.imports.candidates import Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.columns import Columns
 from iterpref_jax.codeflow.imports.git_repository import Change, Commit, Repository
 from iterpref_jax.codeflow.imports.source import Source
+from iterpref_jax.codeflow.syntax import tree_of
 
 _FOLDERS_OF_TESTS = ("test", "tests", "testing")
 

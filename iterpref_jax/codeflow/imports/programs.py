@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from iterpref_jax.codeflow import extract, sources
-from iterpref_jax.codeflow.extract import tree_of
+from iterpref_jax.codeflow import extract, fences, sources
+from iterpref_jax.codeflow.syntax import tree_of
 
 # What an agent runs or hands in; the tags of MINT, CodeAct and their kin.
 _TAGGED = re.compile(r"<(execute(?:_ipython)?|solution|code|python)>(.*?)(?:</\1>|\Z)", re.DOTALL)
@@ -33,7 +33,7 @@ def code_blocks(text: str) -> list[str]:
     tagged = [match[2] for match in _TAGGED.finditer(text)]
     found = []
     for part in tagged or [text.replace("\r\n", "\n")]:
-        fenced = [block.text for block in extract.blocks(part) if block.language in ("", *extract.PYTHON)]
+        fenced = [block.code for block in fences.blocks(part) if block.language in ("", *fences.PYTHON)]
         found += fenced or ([part] if tagged else [])
     return [_MAGIC.sub("", code.strip("\n")) + "\n" for code in found if code.strip()]
 
@@ -43,4 +43,4 @@ def program_in(text: str) -> str:
 
     Bare code is left as it is: it may be the inside of a function, or wrong in that it does not parse.
     """
-    return extract.code_of(text).code if extract.blocks(text) else text
+    return extract.code_of(text).code if fences.blocks(text) else text

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from iterpref_jax.codeflow import extract, rows
+from iterpref_jax.codeflow import rows, syntax
 from iterpref_jax.codeflow.imports import module_tests, stdin_cases
 from iterpref_jax.codeflow.imports.candidates import STDIN
 from iterpref_jax.codeflow.imports.columns import Columns, Field, parsed
@@ -108,14 +108,14 @@ def _setup(row: rows.Row, columns: Columns, place: str) -> str:
         value = "\n".join(map(str, value))
     if value is None and isinstance(row.get("prompt"), str) and row.get("problem_description"):
         # LeetCodeDataset's prompt is the imports and classes that its solutions expect.
-        value = row["prompt"] if extract.tree_of(row["prompt"]) else None
+        value = row["prompt"] if syntax.tree_of(row["prompt"]) else None
     if value is not None and not isinstance(value, str):
         raise UserError(f"{place}: the field 'setup' must be a string or a list of lines, not {rows.shown(value)}")
     return value.rstrip("\n") + "\n" if value else ""
 
 
 def _from_code(code: str, setup: str, entry_point: str, style: str) -> TaskTests:
-    tree = extract.tree_of(code)
+    tree = syntax.tree_of(code)
     if style or tree is None:
         return TaskTests(code=code, setup=setup, style=style or "script")
     in_module = module_tests.MODULE in module_tests.imported(tree, "")

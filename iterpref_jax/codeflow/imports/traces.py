@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from iterpref_jax.codeflow import extract, rows
+from iterpref_jax.codeflow import rows, syntax
 from iterpref_jax.codeflow.imports import programs, task_tests
 from iterpref_jax.codeflow.imports.candidates import Dropped, Item, State
 from iterpref_jax.codeflow.imports.columns import Columns, Field, parsed
@@ -99,7 +99,7 @@ def _defined_last(blocks: list[list[str]]) -> set[str]:
 
 
 def _defined(code: str) -> set[str]:
-    tree = extract.tree_of(code)
+    tree = syntax.tree_of(code)
     if tree is None:
         # What does not parse is a version too.
         return set(re.findall(r"^(?:async )?(?:def|class)[ \t]+(\w+)", code, re.MULTILINE))

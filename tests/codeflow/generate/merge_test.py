@@ -42,9 +42,9 @@ def test_shards_of_different_generations_are_refused_with_what_differs(tmp_path,
 
 
 def whole_shard(folder, number, drop_duplicates):
-    """A shard of one task, which is that of the other shard under another name."""
+    """A shard of one task; that of shard 2 is that of shard 0 under another name."""
     steps = [
-        Step(iteration=n, code=f"x = {n}\n", status=status, error_type="", traceback="", tests_run=1, tests_passed=n)
+        Step(iteration=n, code=f"{'xyx'[number]} = {n}\n", status=status, error_type="", traceback="", tests_run=1, tests_passed=n)
         for n, status in enumerate(("fail", "pass"))
     ]
     text = dict(source="s", end="paired", detail="", instruction="Do.", test_code="assert x", setup_code="")
@@ -62,7 +62,7 @@ def whole_shard(folder, number, drop_duplicates):
     folder.mkdir()
     rows.write_rows(folder / "outcomes.jsonl", [{"number": number} | dataclasses.asdict(outcome)])
     records.write_pairs(folder / "pairs.jsonl", [pair])
-    about = ABOUT | {"shard": [number, 2], "drop_duplicates": drop_duplicates, "samples": 0, "model": "m"}
+    about = ABOUT | {"shard": [number, 3], "drop_duplicates": drop_duplicates, "samples": 0, "model": "m"}
     bills = {"spent": {}, "wasted": {}}
     made = report.make([outcome], [pair], collections.Counter(), bills, about | {"max_refinements": 1})
     report.write(folder, made)
@@ -71,10 +71,10 @@ def whole_shard(folder, number, drop_duplicates):
 
 @pytest.mark.parametrize(("drop_duplicates", "dropped"), [(True, {"duplicate": 1}), (False, {})])
 def test_equal_pairs_of_shards_are_dropped_if_one_run_would_drop_them(tmp_path, drop_duplicates, dropped):
-    folders = [whole_shard(tmp_path / str(number), number, drop_duplicates) for number in range(2)]
+    folders = [whole_shard(tmp_path / str(number), number, drop_duplicates) for number in range(3)]
     assert merge(folders, tmp_path / "all")["dropped_pairs"] == dropped
     kept = [pair.pair_id for pair in records.read_pairs(tmp_path / "all" / "pairs.jsonl")]
-    assert kept == ["pair/0", "pair/1"][: 2 - len(dropped)]
+    assert kept == ["pair/0", "pair/1", "pair/2"][: 3 - len(dropped)]
 
 
 def test_a_shard_is_not_written_over(tmp_path):
