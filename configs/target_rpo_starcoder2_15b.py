@@ -16,7 +16,7 @@ from configs import base
 SHAPE = dict(
     model_type="starcoder2", vocab_size=49152, hidden_size=6144, intermediate_size=24576, num_hidden_layers=40,
     num_attention_heads=48, num_key_value_heads=4, rope_theta=1e5, norm_epsilon=1e-5, sliding_window=4096,
-    hidden_act="gelu_pytorch_tanh", use_bias=True, tie_word_embeddings=True,
+    hidden_act="gelu_pytorch_tanh", use_bias=True, tie_word_embeddings=False, initializer_range=0.01275,
 )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from iterpref_jax.cli import options
 from iterpref_jax.errors import UserError
@@ -24,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     for line in comparison.lines(found):
         say(line)
     if chosen.out:
-        folder = Path(chosen.out)
+        folder = options.local_path(chosen.out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(comparison.markdown(found), encoding="utf-8")
         (folder / "comparison.html").write_text(eval_page.comparison_page(found), encoding="utf-8")

@@ -40,7 +40,10 @@ def main(argv: Sequence[str]) -> int:
     config = model.load_config(chosen, overrides + flags)
     asked = settings.read_section(config, "evaluate")
     benchmark = benchmarks.load(chosen.benchmark, chosen.data, Choice(**asked.choice()))
-    folder, limits = Path(chosen.out), _limited(settings.read_section(config, "sandbox"), benchmark.limits)
+    folder, limits = (
+        options.local_path(chosen.out),
+        _limited(settings.read_section(config, "sandbox"), benchmark.limits),
+    )
     # Asked before the model is: a wrong setting must not be found out after hours, nor behind dropped verdicts.
     check_settings(limits)
     python = str(interpreter.find(limits.python)) if limits.python else ""
@@ -149,6 +152,8 @@ def _opened(chosen: argparse.Namespace, config: Any, overrides: Sequence[str], f
     chat = config.evaluate.prompt_style in prompts.CHAT
     remedy = f"give --prompt-style={'raw or base' if chat else 'chat or evalplus-openai'}, whichever the benchmark has"
     opened.warn_of_prompts(chat=chat, remedy=remedy)
+    if config.evaluate.prompt_style == "raw":
+        opened.warn_of_separator([prompts.RAW_END])
     return BuiltIn(lambda: opened.sampler(shapes), opened.tokenizer, shapes.context)
 
 

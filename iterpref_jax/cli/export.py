@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
                 f"--config.{word}: export reads the run's own config.json; only {' and '.join(PLACES)} can be other, "
                 "where its files lie now"
             )
+    options.local_path(chosen.out)
     run = stored_run(chosen.workdir, overrides)
     if chosen.adapters:
         if chosen.dtype:

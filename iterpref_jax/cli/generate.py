@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from iterpref_jax import settings
 from iterpref_jax.cli import options
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
         samples=chosen.from_samples,
         shard=chosen.shard,
     )
-    folder, limits = Path(chosen.out), settings.read_section(config, "sandbox")
+    folder, limits = options.local_path(chosen.out), settings.read_section(config, "sandbox")
     with (
         sigterm_interrupts(),
         open_journal(folder / JOURNAL) as journal,

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         tests=chosen.tests,
         setup=chosen.setup,
     )
-    out = Path(chosen.out)
+    out = options.local_path(chosen.out)
     sections = (settings.read_section(config, name) for name in ("imports", "sandbox"))
     _say_report(import_files(request, out, *sections), out)
 

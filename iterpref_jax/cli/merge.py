@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     chosen, overrides = options.parse(arguments, argv)
     if overrides:
         raise UserError("merge reads no config")
-    out = Path(chosen.out)
+    out = options.local_path(chosen.out)
     with sigterm_interrupts():
         made = merge([Path(folder) for folder in chosen.folders], out)
     say(f"{made['ends'].get('paired', 0)} trajectories, {made['pairs']} pairs, report: {out / report.PAGE}")

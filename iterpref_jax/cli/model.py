@@ -14,11 +14,11 @@ from iterpref_jax import settings
 from iterpref_jax.cli.stored import add_step, of_run, stored_run
 from iterpref_jax.data.text_rules import TextRules, TextSettings, load_tokenizer, make_rules, preset, rules_from_json
 from iterpref_jax.decode.request import SamplerSettings
-from iterpref_jax.decode.sampler import Sampler
+from iterpref_jax.decode.sampler import Sampler, check_shapes
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import generation_files, hf_checkpoint
 from iterpref_jax.models.adapters import merged_arrays
-from iterpref_jax.models.checkpoint_folder import resolve
+from iterpref_jax.models.checkpoint_folder import gguf_file, resolve
 from iterpref_jax.models.decoder import Decoder
 from iterpref_jax.models.lora import NO_LORA
 from iterpref_jax.models.transformer import Params
@@ -26,13 +26,15 @@ from iterpref_jax.parallel.mesh import make_mesh
 from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.progress import warn
 from iterpref_jax.train.restore import find_step, restore_params, tokenizer_folder
+from iterpref_jax.train.token_ids import MODEL_TOKENIZER
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
     """A model whose weights are not read yet: where it comes from, in words; and the folder of its tokenizer.
 
-    `rules` are those that a run's records were made by; a folder has none of its own.
+    `ends` are token ids that end an answer beside the tokenizer's own. `rules` are those that a run's records were made
+    by; a folder has none of its own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class OpenedModel:
     decoder: Decoder
     load: Callable[[], Params]
     tokenizer_folder: str
+    ends: tuple[int, ...]
     rules: TextRules | None = None
 
     @functools.cached_property
@@ -50,8 +53,10 @@ class OpenedModel:
         return tokenizer
 
     def sampler(self, shapes: SamplerSettings) -> Sampler:
-        """Reads the weights; see `hf_checkpoint.load` and `restore_params` for the errors."""
-        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, self._end_tokens(), donate=True)
+        """Reads the weights; see `check_shapes`, `hf_checkpoint.load` and `restore_params` for the errors."""
+        ends = self._end_tokens()
+        check_shapes(self.decoder, shapes, ends)
+        return Sampler(self.decoder, self.load(), self.tokenizer, shapes, ends, donate=True)
 
     def warn_of_prompts(self, *, chat: bool, remedy: str) -> None:
         """Says so if a model of a run is asked in another form than it was trained in, which says little of it."""
@@ -62,6 +67,18 @@ class OpenedModel:
         if self.rules and self.rules.system and chat:
             system = textwrap.shorten(self.rules.system, 60)
             warn(f"warning: {self.origin} was trained with build.text.system = {system!r}, which is not sent")
+
+    def warn_of_separator(self, prompts: Sequence[str]) -> None:
+        """Says so if plain prompts do not end with what stood between a prompt and its program in training."""
+        if not self.rules or self.rules.template != "raw":
+            return
+        separator = self.rules.raw_separator
+        others = sum(not prompt.endswith(separator) for prompt in prompts)
+        if others:
+            warn(
+                f"warning: {self.origin} was trained on programs behind build.text.raw_separator = {separator!r}, and "
+                f"{others} of {len(prompts)} prompts do not end with it"
+            )
 
     def _end_tokens(self) -> tuple[int, ...]:
         """Every token that ends an answer: the tokenizer's, the template's end of turn, those of the model's files."""
@@ -74,8 +91,7 @@ class OpenedModel:
             raw_separator="",
             template_kwargs={},
         )
-        found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:]]
-        found += generation_files.read(self.tokenizer_folder)
+        found = [self.tokenizer.eos_token_id, *make_rules(text, self.tokenizer).eos_ids[-1:], *self.ends]
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
@@ -126,7 +142,11 @@ def _of_folder(config: Any) -> OpenedModel:
         narrow = model.compute.compute_dtype if model.param_dtype == "float32" else ""
         return hf_checkpoint.load(folder, model.param_dtype, placement, narrow)[1]
 
-    return OpenedModel(Path(model.path).name, model.path, decoder, load, folder)
+    gguf = gguf_file(folder)
+    has_tokenizer = gguf is None or (Path(folder) / MODEL_TOKENIZER).exists()
+    ends = generation_files.ids(hf_checkpoint.config_content(folder)) if gguf else generation_files.read(folder)
+    tokenizer = folder if has_tokenizer else str(gguf)
+    return OpenedModel(Path(model.path).name, model.path, decoder, load, tokenizer, tuple(ends))
 
 
 def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> OpenedModel:
@@ -140,4 +160,6 @@ def _of_run(workdir: str, step: int | str | None, overrides: Sequence[str]) -> O
         return merged_arrays(decoder.config, run.decoder.lora, params, run.settings.model.param_dtype)
 
     origin, rules = f"step {number} of {workdir}", rules_from_json(run.dataset.metadata["text"])
-    return OpenedModel(Path(workdir).name, origin, decoder, load, tokenizer_folder(run), rules)
+    # Those that the run's export ends an answer with.
+    ends = *rules.eos_ids[-1:], *(generation_files.read(run.model_folder) if run.model_folder else ())
+    return OpenedModel(Path(workdir).name, origin, decoder, load, tokenizer_folder(run), ends, rules)

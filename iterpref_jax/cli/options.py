@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import ml_collections
 
@@ -48,6 +49,13 @@ def parse(arguments: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argp
         known = [flag for action in arguments._actions for flag in action.option_strings]
         raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0].partition('=')[0], known)}")
     return options, overrides
+
+
+def local_path(path: str) -> Path:
+    """Returns the path that results are written to; a bucket is refused before anything is computed."""
+    if "://" in path:
+        raise UserError(f"--out={path}: this is written to a local or mounted folder; name one, and copy it then")
+    return Path(path)
 
 
 def parse_with_config(

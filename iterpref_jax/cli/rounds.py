@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from iterpref_jax import settings
 from iterpref_jax.cli import options
@@ -38,5 +37,5 @@ def main(argv: Sequence[str]) -> None:
     words = (f"--config={chosen.config}", *(f"--config.{override}" for override in overrides))
     first = running.Asked(words=words, model=model.path, seed=generate.seed, tasks=chosen.tasks)
     with sigterm_interrupts():
-        running.run(Path(chosen.out), first, asked)
-    say(f"what every round came to: {Path(chosen.out) / running.PAGE}")
+        running.run(options.local_path(chosen.out), first, asked)
+    say(f"what every round came to: {options.local_path(chosen.out) / running.PAGE}")

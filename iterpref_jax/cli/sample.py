@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from iterpref_jax import settings
@@ -32,11 +31,16 @@ def main(argv: Sequence[str]) -> int:
     compile_cache.enable(settings.read_section(config, "compile"))
     opened = model.open_model(chosen, config, overrides)
     opened.warn_of_prompts(chat=chosen.chat, remedy="leave --chat out" if chosen.chat else "give --chat")
+    if not chosen.chat:
+        opened.warn_of_separator([row["prompt"] for row in rows])
     prompts = [_encode(opened.tokenizer, row["prompt"], chosen.chat) for row in rows]
-    out = Path(chosen.out)
+    out = options.local_path(chosen.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with stop_requested("ending after the completions of this round") as should_stop:
-        finished = sample_file(opened.sampler(shapes), rows, prompts, job, out, should_stop)
+        asked = {"model": opened.origin, "chat": chosen.chat}
+        finished = sample_file(
+            lambda: opened.sampler(shapes), shapes.context, rows, prompts, job, asked, out, should_stop
+        )
     say(f"completions of {opened.origin}: {out}" + ("" if finished else " (not all: the same command goes on)"))
     return 0 if finished else 130
 

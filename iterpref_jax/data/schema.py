@@ -6,11 +6,14 @@ and the token counts from which a whole epoch is planned without reading a recor
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -295,9 +298,9 @@ class Dataset:
         return tuple(self.metadata["splits"])
 
     @property
-    def tokenizer_path(self) -> epath.Path:
-        """The folder of the tokenizer that made the ids."""
-        return self.path / "tokenizer"
+    def tokenizer_path(self) -> str:
+        """The folder of the tokenizer that made the ids, on this machine: a copy of one in a bucket."""
+        return _on_this_machine(str(self.path / "tokenizer"))
 
     def split(self, name: str) -> Split:
         """Returns one split. Raises UserError for an unknown name or an index that does not fit the records."""
@@ -310,11 +313,27 @@ class Dataset:
         return Split(self.path, index, [shard_name(name, i, about["shards"]) for i in range(about["shards"])])
 
 
+@functools.cache
+def _on_this_machine(folder: str) -> str:
+    """Returns the folder, or of one in a bucket, which transformers does not read, a copy for the process's time."""
+    if "://" not in folder:
+        return folder
+    copy = tempfile.mkdtemp(prefix="iterpref-tokenizer-")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for file in epath.Path(folder).iterdir():
+        (epath.Path(copy) / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
 def open_dataset(path: epath.PathLike) -> Dataset:
     """Opens a folder that `build` made. Raises UserError, with the reason, for anything else."""
     path = epath.Path(path)
     metadata = path / METADATA_FILE
-    if not metadata.exists():
+    try:
+        is_there = metadata.exists()
+    except ImportError as error:
+        raise UserError(f"{path} needs a package: pip install 'iterpref_jax[gcs]' ({error})") from error
+    if not is_there:
         raise UserError(f"{path}: {_why_no_dataset(path)}")
     try:
         content = json.loads(metadata.read_text())

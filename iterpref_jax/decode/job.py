@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iterpref_jax.atomic import whole_lines
-from iterpref_jax.decode.request import Request, derived_seed
+from iterpref_jax.decode.request import Completion, Request, derived_seed
 from iterpref_jax.decode.sampler import Sampler
 from iterpref_jax.errors import UserError
+from iterpref_jax.locks import held
 from iterpref_jax.progress import progress
 
 ABOUT = "sampling"
@@ -70,10 +71,12 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
 
 
 def sample_file(
-    sampler: Sampler,
+    opened: Callable[[], Sampler],
+    context: int,
     rows: Sequence[dict[str, Any]],
     prompts: Sequence[Sequence[int]],
     settings: JobSettings,
+    model: Mapping[str, Any],
     out: Path,
     should_stop: Callable[[], bool],
 ) -> bool:
@@ -82,17 +85,38 @@ def sample_file(
     A line is the prompt's row with `index`, `sample`, `completion`, `finish_reason`, `tokens` and `logprob` (the sum of
     the model's own log-probs). Completions that `out` holds are not sampled again: each depends on its seed alone.
 
+    Args:
+        opened: reads the weights, once it is known that there is something to sample and every prompt fits.
+        context: the sampler's.
+        model: what is asked, and how the prompts are sent: a file holds answers of one alone.
+
     Raises:
-        UserError: `out` was sampled from other prompts or with other settings.
+        UserError: `out` was sampled from other prompts, of another model or with other settings, another process writes
+            it, or a prompt does not fit.
     """
-    done = _done(out, rows, settings)
-    wanted = [(i, n) for i in range(len(prompts)) for n in range(settings.n) if (i, n) not in done]
-    requests = [settings.request(prompts[index], index, sample) for index, sample in wanted]
-    with (
-        out.open("a", encoding="utf-8") as file,
-        progress("sampling", len(prompts) * settings.n, "completions", start=len(done)) as advance,
-    ):
-        for ended, (number, completion) in enumerate(sampler.generate(requests), start=1):
+    with held(out.with_name(f".{out.name}.lock"), f"{out}: another process writes it; give this one another --out"):
+        about = json.loads(json.dumps({**model, **dataclasses.asdict(settings)}))
+        done = _done(out, rows, about)
+        wanted = [(i, n) for i in range(len(prompts)) for n in range(settings.n) if (i, n) not in done]
+        requests = [settings.request(prompts[index], index, sample) for index, sample in wanted]
+        for request in requests:
+            request.check_fits(context)
+        with progress("sampling", len(prompts) * settings.n, "completions", start=len(done)) as advance:
+            found = opened().generate(requests) if requests else ()
+            return _write(out, rows, wanted, found, about, advance, should_stop)
+
+
+def _write(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    wanted: Sequence[tuple[int, int]],
+    completions: Iterable[tuple[int, Completion]],
+    about: dict[str, Any],
+    advance: Callable[[int], None],
+    should_stop: Callable[[], bool],
+) -> bool:
+    with out.open("a", encoding="utf-8") as file:
+        for ended, (number, completion) in enumerate(completions, start=1):
             index, sample = wanted[number]
             found = {
                 "index": index,
@@ -101,22 +125,27 @@ def sample_file(
                 "finish_reason": completion.finish_reason,
                 "tokens": len(completion.tokens),
                 "logprob": sum(completion.logprobs),
-                ABOUT: dataclasses.asdict(settings),
+                ABOUT: about,
             }
             file.write(json.dumps({**rows[index], **found}, ensure_ascii=False) + "\n")
             file.flush()
             advance(1)
             if should_stop():
-                return ended == len(requests)
+                return ended == len(wanted)
     return True
 
 
-def _done(out: Path, rows: Sequence[dict[str, Any]], settings: JobSettings) -> set[tuple[int, int]]:
-    wanted, found = json.loads(json.dumps(dataclasses.asdict(settings))), set()
+def _done(out: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> set[tuple[int, int]]:
+    found = set()
     for number, line in enumerate(whole_lines(out), start=1):
         row = json.loads(line)
-        index, sample = row.get("index"), row.get("sample")
-        if row.get(ABOUT) != wanted or index >= len(rows) or row["prompt"] != rows[index]["prompt"]:
-            raise UserError(f"{out}, line {number}, is of other prompts or settings; write to another --out")
+        was, index, sample = row.get(ABOUT, {}), row.get("index"), row.get("sample")
+        differing = [
+            f"{name} was {was.get(name)!r}, is {value!r}" for name, value in about.items() if was.get(name) != value
+        ]
+        if not differing and (index >= len(rows) or row["prompt"] != rows[index]["prompt"]):
+            differing = ["the prompt is another"]
+        if differing:
+            raise UserError(f"{out}, line {number}: {'; '.join(differing)}; write to another --out")
         found.add((index, sample))
     return found

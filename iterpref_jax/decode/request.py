@@ -84,6 +84,14 @@ class Request:
                 f"stop_token_ids holds {len(self.stop_token_ids or ())} tokens, of which {MAX_STOP_TOKENS} are the most"
             )
 
+    def check_fits(self, context: int) -> None:
+        """Raises UserError if prompt and completion together are longer than the context."""
+        if len(self.prompt) + self.max_tokens > context:
+            raise UserError(
+                f"prompt has {len(self.prompt)} tokens and max_tokens is {self.max_tokens}: together more than the "
+                f"context of {context}; shorten one of them, or raise decode.context"
+            )
+
     def _freeze(self, name: str, kind: type, wanted: str) -> None:
         value = getattr(self, name)
         if isinstance(value, str) or not all(isinstance(each, kind) for each in value):

@@ -47,11 +47,9 @@ class Sampler:
         Raises:
             UserError: slots do not divide over the mesh, it splits rows' tokens, or no token ends a sequence.
         """
-        shards = _row_shards(decoder, settings)
         if eos_ids is None:
             eos_ids = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        if not eos_ids or len(eos_ids) > MAX_STOP_TOKENS:
-            raise UserError(f"wanted 1 to {MAX_STOP_TOKENS} end-of-sequence tokens, got {list(eos_ids)}; give eos_ids")
+        shards = check_shapes(decoder, settings, eos_ids)
         self._settings, self._eos_ids = settings, tuple(eos_ids)
         self._vocabulary = Vocabulary(tokenizer)
         self._model = CachedDecoder(decoder)
@@ -75,12 +73,8 @@ class Sampler:
         Raises:
             UserError: the prompt and `max_tokens` do not fit in the context, or a token is not in the vocabulary.
         """
-        prompt, context, vocab = len(request.prompt), self._settings.context, self._model.decoder.config.vocab_size
-        if prompt + request.max_tokens > context:
-            raise UserError(
-                f"prompt has {prompt} tokens and max_tokens is {request.max_tokens}: together more than the context "
-                f"of {context}; shorten one of them, or raise decode.context"
-            )
+        request.check_fits(self._settings.context)
+        vocab = self._model.decoder.config.vocab_size
         if min(request.prompt) < 0 or max(request.prompt) >= vocab:
             raise UserError(f"prompt holds tokens outside of the model's vocabulary of {vocab}: is it the tokenizer's?")
         transcript = Transcript(request, self._vocabulary, self._eos_ids)
@@ -169,8 +163,10 @@ class Sampler:
         )
 
 
-def _row_shards(decoder: Decoder, settings: SamplerSettings) -> int:
-    """Returns how many ways the mesh splits rows; raises UserError for one that slots cannot be split by."""
+def check_shapes(decoder: Decoder, settings: SamplerSettings, eos_ids: Sequence[int]) -> int:
+    """Returns how many ways the mesh splits rows; see `Sampler` for the errors, which come before weights are read."""
+    if not eos_ids or len(eos_ids) > MAX_STOP_TOKENS:
+        raise UserError(f"wanted 1 to {MAX_STOP_TOKENS} end-of-sequence tokens, got {list(eos_ids)}; give eos_ids")
     if decoder.placement is None:
         return 1
     if (parts := decoder.placement.parts("token_share")) > 1:

@@ -22,6 +22,7 @@ RESPONSE = (
     "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:"
 )
 CHAT = ("evalplus-vllm", "evalplus-openai", "chat")
+RAW_END = "\n"
 NEEDS = {
     "base": "code",
     "raw": "messages",
@@ -72,7 +73,7 @@ def shown(style: str, benchmark: Benchmark, task: Task) -> Shown:
     if style == "base":
         return Shown(text=base_text(task), messages=(), prefill="", stops=benchmark.stops)
     if style == "raw":
-        return Shown(text=prompts.messages[-1][1].strip() + "\n", messages=(), prefill="", stops=())
+        return Shown(text=prompts.messages[-1][1].strip() + RAW_END, messages=(), prefill="", stops=())
     if style == "chat":
         return Shown(text="", messages=prompts.messages, prefill="", stops=())
     request = prompts.request.strip()

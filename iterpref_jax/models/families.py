@@ -198,6 +198,8 @@ FAMILIES: dict[str, Family] = {
             "tie_word_embeddings": True, "use_bias": True, "initializer_range": 0.018042,
         },
         required={"norm_type": ("layer_norm",), "mlp_type": ("default",)},
+        # Beside norm_epsilon in the 15B's file.
+        inert=("rms_norm_eps",),
         read=lambda hf: {
             "norm": "layer_norm", "norm_eps": hf["norm_epsilon"], "mlp": "plain", "mlp_bias": hf["use_bias"],
             "qkv_bias": hf["use_bias"], "attention_out_bias": hf["use_bias"], **_read_one_window(hf),

@@ -54,13 +54,19 @@ class Generation:
 
 def read(folder: str) -> list[int]:
     """Returns the ids that end an answer which the files of `folder` name, as far as there are any."""
-    return [one for name in _FILES for one in _ids(_content(Path(folder) / name))]
+    return [one for name in _FILES for one in ids(_content(Path(folder) / name))]
+
+
+def ids(content: Mapping[str, Any]) -> list[int]:
+    """Returns the ids that end an answer which the content of one file names."""
+    found = content.get(KEY)
+    return list(found) if isinstance(found, list) else [] if found is None else [found]
 
 
 def joined(content: Mapping[str, Any], ends: Sequence[int]) -> dict[str, Any]:
     """Returns the content of either file with `ends` after its own ids: one id as a number, several as a list."""
-    ids = list(dict.fromkeys([*_ids(content), *ends]))
-    return {**content, KEY: ids[0] if len(ids) == 1 else ids} if ends else dict(content)
+    found = list(dict.fromkeys([*ids(content), *ends]))
+    return {**content, KEY: found[0] if len(found) == 1 else found} if ends else dict(content)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -73,8 +79,3 @@ def _content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; download it again")
     return content
-
-
-def _ids(content: Mapping[str, Any]) -> list[int]:
-    found = content.get(KEY)
-    return list(found) if isinstance(found, list) else [] if found is None else [found]

@@ -83,6 +83,6 @@ def _inert_fields(run: Run) -> dict[str, Any]:
     """What generation needs to know: from the model's own config.json, or for a model from scratch from its data."""
     if run.model_folder:
         return inert_fields(hf_checkpoint.config_content(run.model_folder))
-    tokenizer = load_tokenizer(str(run.dataset.tokenizer_path))
+    tokenizer = load_tokenizer(run.dataset.tokenizer_path)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return ids | {"max_position_embeddings": run.settings.rows.tokens}

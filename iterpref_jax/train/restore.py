@@ -13,7 +13,8 @@ from iterpref_jax.models.transformer import Params, abstract_params, param_shard
 from iterpref_jax.train.best import parse_best
 from iterpref_jax.train.checkpoint import Checkpoints
 from iterpref_jax.train.metrics import read_metrics
-from iterpref_jax.train.run import MODEL_TOKENIZER, Run
+from iterpref_jax.train.run import Run
+from iterpref_jax.train.token_ids import MODEL_TOKENIZER
 
 # Instead of a step: the checkpoint that `train.keep_best` keeps.
 BEST = "best"
@@ -103,7 +104,7 @@ def _best(workdir: epath.Path, keep_best: str, steps: list[int]) -> int:
 
 def tokenizer_folder(run: Run) -> str:
     """Returns the model's own folder, or the dataset's where the model lacks a tokenizer or the chat template."""
-    own, made = run.model_folder, str(run.dataset.tokenizer_path)
+    own, made = run.model_folder, run.dataset.tokenizer_path
     if not own or not (epath.Path(own) / MODEL_TOKENIZER).exists():
         return made
     needs_template = run.dataset.metadata["text"]["template"] == "chat" and not load_tokenizer(own).chat_template

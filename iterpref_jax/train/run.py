@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
-import tempfile
 from typing import Any
 
 import jax
@@ -21,21 +19,14 @@ from iterpref_jax.data.layout import Costs, RowSettings, Weighting, costs
 from iterpref_jax.data.packing import Plan, resolve_caps
 from iterpref_jax.data.pipeline import PipelineSettings, StepSource
 from iterpref_jax.data.schema import Dataset, Split, open_dataset
-from iterpref_jax.data.text_rules import (
-    TextRules,
-    check_models_tokenizer,
-    load_tokenizer,
-    rules_from_json,
-    tokenizer_fingerprint,
-    transformers_tokenizer,
-)
+from iterpref_jax.data.text_rules import load_tokenizer
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.adapters import check_targets, load_base
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.decoder import Compute, Decoder
-from iterpref_jax.models.hf_config import from_hf, notices, to_hf
+from iterpref_jax.models.hf_config import from_hf, notices
 from iterpref_jax.models.lora import Lora, adapters_of, joined
 from iterpref_jax.models.shares import check_tokens
 from iterpref_jax.models.transformer import Params, abstract_params, init_adapters, init_params
@@ -52,9 +43,8 @@ from iterpref_jax.train.profile import ProfileSettings
 from iterpref_jax.train.reference import ReferenceSettings, ReferenceSplit
 from iterpref_jax.train.remote import check_scheme
 from iterpref_jax.train.run_files import RunFiles
+from iterpref_jax.train.token_ids import check_tokenizer
 from iterpref_jax.train.wandb_log import LogSettings
-
-MODEL_TOKENIZER = "tokenizer.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -300,7 +290,7 @@ def open_run(settings: RunSettings, workdir: str, *, training: bool = True, expo
     check_targets(config, settings.model.lora)
     if settings.objective.router_aux_loss_coef and not config.num_experts:
         raise UserError(f"objective.router_aux_loss_coef has no effect on {config.model_type}, which has no experts")
-    _check_tokenizer(dataset, folder, config, exported)
+    check_tokenizer(dataset, folder, config, exported)
     placement = Placement(make_mesh(settings.mesh))
     decoder = Decoder(config, settings.model.compute, placement, settings.model.lora)
     settings = dataclasses.replace(settings, rows=settings.rows.spread(placement.row_shards()))
@@ -362,38 +352,6 @@ def init_config(settings: ModelSettings, dataset: Dataset) -> ModelConfig:
     init = dict(settings.init)
     if not init.get("vocab_size"):
         # Rounded up to whole lanes; the ids above the tokenizer's are never used.
-        tokens = len(load_tokenizer(str(dataset.tokenizer_path)))
+        tokens = len(load_tokenizer(dataset.tokenizer_path))
         init["vocab_size"] = -(-tokens // 128) * 128
     return from_hf(init)
-
-
-def _check_tokenizer(dataset: Dataset, model_path: str, config: ModelConfig, exported: bool) -> None:
-    tokenizer = load_tokenizer(str(dataset.tokenizer_path))
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"{dataset.path}: its tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}"
-        )
-    rules = rules_from_json(dataset.metadata["text"])
-    if not model_path:
-        if exported:
-            _check_exportable(tokenizer, config, rules)
-    elif (epath.Path(model_path) / MODEL_TOKENIZER).exists():
-        check_models_tokenizer(load_tokenizer(model_path), tokenizer, rules, model_path)
-
-
-def _check_exportable(tokenizer, config: ModelConfig, rules: TextRules) -> None:
-    """Refuses, from scratch, a tokenizer that transformers would load as another one beside this `model_type`.
-
-    It picks the class by the `model_type`, and some classes split text their own way: the exported folder would
-    encode other tokens than those that were trained on.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        (epath.Path(folder) / "config.json").write_text(json.dumps(to_hf(config)))
-        found = tokenizer_fingerprint(transformers_tokenizer(folder))
-    if found != rules.tokenizer_fingerprint:
-        raise UserError(
-            f"transformers would load this tokenizer as another one beside model_type {config.model_type!r}, so the "
-            "exported model would read other tokens than it was trained on; train the tokenizer in that family's class "
-            "(launch/train_tokenizer.py does, for qwen2) and build the records again"
-        )

