@@ -3,7 +3,7 @@
     iterpref build --config=configs/target_rpo_starcoder2_15b.py --input=pairs.jsonl --out=DATA
     iterpref train --config=configs/target_rpo_starcoder2_15b.py --config.data.path=DATA --workdir=RUN
 
-Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 34.8 of 95.73 GiB a chip,
+Plan (`iterpref plan --config=... --topology=v5p:2x2x2`, 8 chips; pairs of 300 + 724 tokens): 35.5 of 95.73 GiB a chip,
 16 x 8 rows an update of 128 pairs; at assumed speeds 10.7 s an update and 18.6 chip hours an epoch of 100,000 pairs.
 Expected: no result of ours yet.
 

@@ -1,9 +1,12 @@
-"""The one exception that the command line prints without a traceback."""
+"""The one exception that the command line prints without a traceback, and the status of a command that stopped."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+# sysexits' EX_TEMPFAIL: nothing is wrong with this process, and the same command goes on.
+GO_ON = 75
 
 
 class UserError(Exception):

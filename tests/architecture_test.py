@@ -31,17 +31,18 @@ ARROWS = {
     # Reports read what a run has written; models are started by cli/ and handed over.
     "evaluate": ("codeflow", "data", "decode", "train.metrics", "train.goodput", "train.best", "train.saved"),
     # It starts commands, each in a process of its own, and reads what they wrote.
-    "sweep": ("evaluate", "train"),
+    "sweep": ("data", "evaluate", "train"),
     "cli": (EVERYTHING,),
     "settings": (),
     "atomic": (),
+    "child": (),
     "errors": (),
     "locks": (),
     "progress": (),
     "__init__": (),
     "__main__": (),
 }
-EVERYONE = ("atomic", "errors", "locks", "progress", "__init__")
+EVERYONE = ("atomic", "child", "errors", "locks", "progress", "__init__")
 
 MESH_AXES = {"fsdp", "sequence", "tensor"}
 VAGUE = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}

@@ -17,7 +17,7 @@ from iterpref_jax.cli import hosts, options
 from iterpref_jax.doctor.examination import Examination, Subject
 from iterpref_jax.doctor.finding import Finding, content, fail, has_failed, joined, table
 from iterpref_jax.errors import UserError
-from iterpref_jax.parallel import distributed
+from iterpref_jax.parallel import distributed, xla_flags
 from iterpref_jax.parallel.liveness import together
 from iterpref_jax.progress import say
 from iterpref_jax.train import compile_cache
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--json", metavar="FILE", help="write the findings there as well")
     hosts.add_flags(arguments)
     chosen, config = options.parse_with_config(arguments, argv)
-    compile_cache.enable(settings.read_section(config, "compile"))
+    compiling = settings.read_section(config, "compile")
+    xla_flags.apply(compiling.xla_flags)
     examination = Examination(_subject(config, chosen.workdir))
     examination.alone()
     with contextlib.ExitStack() as stack:
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
             stack.enter_context(together(hosts.read(chosen, config), lambda: "Look at what its host printed"))
         except UserError as error:
             return _report([[*examination.findings, fail("hosts", str(error), "")]], chosen.json)
+        # Which hosts keep programs is one decision of all.
+        compile_cache.enable(compiling)
         examination.together()
         everybody = distributed.gather("doctor findings", [list(vars(one).values()) for one in examination.findings])
         return _report([[Finding(*values) for values in findings] for findings in everybody], chosen.json)

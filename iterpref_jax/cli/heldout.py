@@ -13,7 +13,7 @@ from typing import Any
 from iterpref_jax import settings
 from iterpref_jax.cli import hosts, options
 from iterpref_jax.cli.stored import add_step, check_places, on_devices_of_today, stored_config
-from iterpref_jax.errors import UserError
+from iterpref_jax.errors import GO_ON, UserError
 from iterpref_jax.evaluate import held_out, held_out_report
 from iterpref_jax.models import hf_checkpoint
 from iterpref_jax.models.checkpoint_folder import resolve
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             reference = None if policy is None else reference_logps(run, should_stop)
         if policy is None or reference is None:
             say("stopped; the same command goes on with the reference log-probs that are there")
-            return 130
+            return GO_ON
         if distributed.is_main():
             about = {"policy": origin, "reference": _start(run), "data": run.settings.data.path}
             content = _write(run, policy, reference, chosen.out, about | {"fingerprint": run.fingerprint})

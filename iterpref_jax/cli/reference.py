@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from iterpref_jax import settings
 from iterpref_jax.cli import hosts, options
-from iterpref_jax.errors import UserError
-from iterpref_jax.parallel.liveness import GO_ON
+from iterpref_jax.errors import GO_ON, UserError
 from iterpref_jax.progress import say
 from iterpref_jax.train import alike, compile_cache
 from iterpref_jax.train.reference_pass import ensure_reference

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from iterpref_jax import STARTED, settings
 from iterpref_jax.cli import hosts, options
 from iterpref_jax.cli.stored import to_store
+from iterpref_jax.errors import GO_ON
 from iterpref_jax.evaluate import report
 from iterpref_jax.parallel import distributed
-from iterpref_jax.parallel.liveness import GO_ON
 from iterpref_jax.progress import say
 from iterpref_jax.train import compile_cache
 from iterpref_jax.train.loop import train

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
+from etils import epath
 
 from iterpref_jax.doctor import devices, exercise, hosts, machine, software, storage
 from iterpref_jax.doctor.finding import FAIL, Finding, fail, joined, ok, table
@@ -23,8 +24,10 @@ from iterpref_jax.models.shares import check_tokens
 from iterpref_jax.parallel import distributed
 from iterpref_jax.parallel.rules import Placement
 from iterpref_jax.progress import say
+from iterpref_jax.train.loop import plan_of
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
 from iterpref_jax.train.run import RunSettings, open_run
+from iterpref_jax.train.saved import steps_in
 from iterpref_jax.train.step import abstract_state
 
 _OPEN_S, _STEP_S, _COLLECTIVE_S = 300, 600, 120
@@ -111,9 +114,9 @@ class Examination:
             return []
         if subject.has_data:
             run = open_run(settings, subject.workdir or os.getcwd())
-            return [
-                ok("run", f"{run.parameters() / 1e9:.3g} B parameters, {len(run.train_split.index)} pairs to train on")
-            ]
+            updates = plan_of(run).steps
+            pairs = len(run.train_split.index)
+            return [ok("run", f"{run.parameters() / 1e9:.3g} B parameters, {pairs} pairs, {updates} updates")]
         config = self._model()
         if config is None:
             return []
@@ -129,7 +132,10 @@ class Examination:
         return hf_checkpoint.model_config(resolve(path)) if path else None
 
     def _checkpoint_bytes(self) -> int:
-        """What the run's checkpoints take, with the one that is being saved; 0 where the model is not known."""
+        """What the run's checkpoints will take beside those that are there, with the one that is being saved.
+
+        0 where the model is not known.
+        """
         settings = self._subject.settings
         try:
             config = self._model() if self._subject.has_model else None
@@ -141,7 +147,9 @@ class Examination:
         decoder = Decoder(config, settings.model.compute, None, settings.model.lora)
         state = abstract_state(decoder, optimizer, settings.model.param_dtype)
         leaves = jax.tree.leaves((state.params, state.opt_state))
-        return (settings.train.keep_checkpoints + 1) * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+        most = settings.train.keep_checkpoints + bool(settings.train.keep_best) + 1
+        there = len(steps_in(epath.Path(self._subject.workdir) / "checkpoints"))
+        return max(1, most - there) * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
     def _look(self, check: str, look: Callable[[], list[Finding]]) -> None:
         """Runs one check; whatever it raises is a finding too, because the next check may say why."""

@@ -18,13 +18,11 @@ from typing import Any, NoReturn
 
 import jax
 
-from iterpref_jax.errors import UserError
+from iterpref_jax.errors import GO_ON, UserError
 from iterpref_jax.parallel import distributed
 from iterpref_jax.parallel.host_settings import DistributedSettings
 from iterpref_jax.progress import speak_for, warn
 
-# sysexits' EX_TEMPFAIL: nothing is wrong with this process, and the same command goes on.
-GO_ON = 75
 # How long a process has to say in its own words what all of them found wrong, before it is ended.
 _GRACE_S = 5.0
 _FAILED = "failed"

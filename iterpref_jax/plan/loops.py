@@ -60,11 +60,12 @@ class Loops:
         step = self._step(loop, number)
         return None if start is None or not step else max(0, -(-(stop - start) // step))
 
-    def runs(self, microbatches: float, tiles: float) -> dict[str, float]:
+    def runs(self, microbatches: float, tiles: float, *, looped: bool) -> dict[str, float]:
         """Returns how often every computation runs in one step.
 
-        The loop whose length no compiler knows is that of the microbatches; those inside it (or all, if there is one
-        microbatch and so no such loop) walk tiles of targets. The branches of a switch are taken to run equally often.
+        The loop whose length no compiler knows is that of the microbatches; those inside it (or all, where the program
+        is of one microbatch and has no such loop, not `looped`) walk tiles of targets. The branches of a switch are
+        taken to run equally often.
         """
         found = dict.fromkeys(self.program.computations, 0.0)
 
@@ -78,7 +79,7 @@ class Loops:
                     if inner in self.program.computations:
                         visit(inner, count * times * share, is_inside or trips is None)
 
-        visit(self.program.entry, 1.0, microbatches == 1)
+        visit(self.program.entry, 1.0, not looped)
         return found
 
     def carried(self, loop: Place) -> list[tuple[int, bool]]:

@@ -83,7 +83,7 @@ def plan_step(load: Workload, target: Target) -> Planned:
     seconds = time.monotonic() - began
     done = work(load, decoder)
     program = hlo.read(step.text) if step else None
-    runs = Loops(program).runs(load.used_microbatches, done.tiles) if program else {}
+    runs = Loops(program).runs(load.used_microbatches, done.tiles, looped=load.microbatches > 1) if program else {}
     gradients = gradient_bytes(settings, decoder, load.microbatches)
     saved = saved_bytes(program, runs) if program else 0
     planned = Planned(

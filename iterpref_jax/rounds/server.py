@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from iterpref_jax.child import bound
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 
@@ -31,10 +33,9 @@ def serving(command: Sequence[str], port: int, log: Path, start_s: float) -> Ite
     say(f"serving the model: {shlex.join(command)} (its output: {log})")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        try:
-            running = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        except OSError as error:
-            raise UserError(f"rounds.serve: {command[0]}: {error.strerror}; is it installed here?") from error
+        if shutil.which(command[0]) is None:
+            raise UserError(f"rounds.serve: {command[0]}: no such command; is it installed here?")
+        running = subprocess.Popen(bound(command), stdout=output, stderr=output, start_new_session=True)
         try:
             _await(running, port, log, start_s)
             yield f"http://{HOST}:{port}/v1"

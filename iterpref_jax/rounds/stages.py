@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iterpref_jax.atomic import replace_text
-from iterpref_jax.errors import UserError
+from iterpref_jax.child import bound
+from iterpref_jax.errors import GO_ON, UserError
 from iterpref_jax.progress import say
 
 # Settings that change nothing of what a stage makes: how many rounds there are, and how fast and how far all may go.
@@ -17,6 +18,10 @@ _FREE = (
     *("rounds.count", "rounds.start_s", "sandbox.workers", "endpoint.requests_per_minute"),
     *("endpoint.tokens_per_minute", "endpoint.budget_usd", "endpoint.max_calls", "endpoint.max_total_tokens"),
 )
+
+
+# How commands end that were told to stop and keep what they have.
+_STOPPED = (GO_ON, 130)
 
 
 class Stages:
@@ -51,13 +56,14 @@ class Stages:
             return
         say(f"{self._title}: {name}: {shlex.join(command)}")
         status = _wait(command)
+        if status in _STOPPED:
+            raise KeyboardInterrupt
         if status:
             raise UserError(
                 f"{self._title}: {name} ended with status {status}; mend that and run the same command again"
             )
-        # `train` ends well when it is told to stop.
         if not result.exists():
-            raise KeyboardInterrupt
+            raise UserError(f"{self._title}: {name} ended well without {result}; run the same command again")
         marker = self._marker(name)
         marker.parent.mkdir(parents=True, exist_ok=True)
         replace_text(marker, json.dumps(list(known_as)))
@@ -68,13 +74,18 @@ class Stages:
 
 def _wait(command: Sequence[str]) -> int:
     # In a session of its own, so that Ctrl-C reaches it once: from us.
-    running = subprocess.Popen(command, start_new_session=True)
+    running = subprocess.Popen(bound(command), start_new_session=True)
     try:
         return running.wait()
     except KeyboardInterrupt:
         running.terminate()
         running.wait()
         raise
+    finally:
+        # After a second Ctrl-C.
+        if running.poll() is None:
+            running.kill()
+            running.wait()
 
 
 def _is_free(word: str) -> bool:

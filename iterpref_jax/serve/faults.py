@@ -40,8 +40,11 @@ def too_long(prompt: int, completion: int, context: int, param: str) -> ApiError
     return ApiError(message, param=param, code="context_length_exceeded")
 
 
-def overloaded(limit: int) -> ApiError:
-    message = f"{limit} completions run or wait already, and no more may (config.serve.max_waiting); try again later"
+def overloaded(there: int, wanted: int, most: int) -> ApiError:
+    message = (
+        f"{there} completions run or wait already; with the {wanted} of this request they would be more than {most} "
+        "(config.serve.max_waiting); try again later"
+    )
     return ApiError(message, status=429, kind="rate_limit_error", code="rate_limit_exceeded")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -150,7 +149,8 @@ def _real(low: float, high: float) -> Read:
     def read(name: str, value: Any) -> float:
         if type(value) not in (int, float):
             raise _wrong_type(name, "a number", value)
-        if not (math.isfinite(value) and low <= value <= high):
+        # NaN lies nowhere.
+        if not low <= value <= high:
             raise ApiError(f"{name!r} must lie between {low} and {high}, got {value}", param=name, code="invalid_value")
         return float(value)
 

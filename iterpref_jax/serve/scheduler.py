@@ -127,7 +127,7 @@ class Scheduler:
             message = f"{len(requests)} completions in one request; this server takes at most {self.limit} at a time"
             raise ApiError(message, param="n", code="invalid_value")
         if self.open + len(requests) > self.limit:
-            raise faults.overloaded(self.open)
+            raise faults.overloaded(self.open, len(requests), self.limit)
         job = Job(requests)
         self.open += len(requests)
         self._orders.put(_Start(job))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from iterpref_jax.data.schema import open_dataset
 from iterpref_jax.errors import UserError, did_you_mean
 from iterpref_jax.sweep.settings import SweepSettings, Variant
 from iterpref_jax.train.reference import weighting_fingerprint
@@ -25,6 +26,13 @@ BUILD, TRAIN, HELDOUT = "build", "train", "heldout"
 # Of the held-out pairs, which are the same for all variants, these alone follow a variant's own model.
 _OF_TEXT = ("model.path", "build.text.")
 _INPUT = "input"
+# Settings that extra commands read of a config, beside the run's own.
+_OF_COMMANDS = ("evaluate.", "sandbox.", "decode.", "endpoint.", "compile.")
+# What a resumed run may change and its numbers depend on all the same, most by rounding: a finished run has one value.
+_OF_NUMBERS = (
+    *("model.path", "model.param_dtype", "optimizer.state_dtype", "optimizer.master", "train.accumulate_dtype"),
+    *("train.keep_best", "rows.lengths"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +127,9 @@ class Planner:
         train = Step(TRAIN, ("train", f"--config={self.spec}", *_flags(words), f"--workdir={folder}"))
         heldout = Step(HELDOUT, ("heldout", f"--workdir={folder}", f"--out={folder / HELDOUT}", *whole))
         extra = (self._extra(number, command, folder) for number, command in enumerate(self.sweep.commands))
-        identity = _identity(loaded, data, held_data) | {"commands": list(self.sweep.commands)}
+        # What the sweep builds has its content in its name.
+        name = _content if self.inputs is None else _name
+        identity = _identity(loaded) | {"dataset": name(data), "held-out dataset": name(held_data)}
         return Job(variant.name, seed, folder, (*steps, train, heldout, *extra), identity)
 
     def _own(self, variant: Variant) -> list[str]:
@@ -174,6 +184,11 @@ class Planner:
                 f"sweep.commands[{number}], {command!r}, cannot be read ({error}): close its quotes; {{run}}, "
                 "{config} and {out} alone are filled in, any other brace is written twice, {{ or }}"
             ) from error
+        place = next((number + 1 for number, word in enumerate(words) if word.startswith("--config=")), None)
+        if place is not None:
+            given = (*self.sweep.overrides, *self.given)
+            # In front of the command's own words, which go before.
+            words[place:place] = _flags(word for word in given if word.startswith(_OF_COMMANDS))
         return Step(f"command-{number}", tuple(words[1:] if words[:1] == ["iterpref"] else words))
 
 
@@ -184,11 +199,27 @@ def script(jobs: Sequence[Job]) -> list[str]:
     return lines + [" && ".join(str(step) for step in job.steps if not step.dataset) for job in jobs]
 
 
-def _identity(loaded: Loaded, data: str, held_data: str) -> dict[str, Any]:
+def _identity(loaded: Loaded) -> dict[str, Any]:
     fields = flat(loaded.config)
-    kept = {name: value for name, value in fields.items() if name.startswith("build.") or not may_change(name)}
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if name.startswith("build.") or name in _OF_NUMBERS or not may_change(name)
+    }
     kept.pop("build.workers", None)
-    return kept | {"dataset": Path(data).name, "held-out dataset": Path(held_data).name}
+    return kept
+
+
+def _name(data: str) -> str:
+    return Path(data).name
+
+
+def _content(data: str) -> str:
+    """Returns the fingerprints of a dataset's splits; the runs say what is wrong with one that cannot be opened."""
+    try:
+        return " ".join(about["fingerprint"] for about in open_dataset(data).metadata["splits"].values())
+    except UserError:
+        return _name(data)
 
 
 def _flags(words: Any) -> list[str]:

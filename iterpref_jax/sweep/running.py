@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iterpref_jax.atomic import replace_text
+from iterpref_jax.child import bound
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import Advance, progress, say, warn
 from iterpref_jax.sweep.planning import HELDOUT, TRAIN, Job, Step
@@ -34,8 +35,9 @@ def check(jobs: Sequence[Job]) -> None:
         UserError: with each setting that differs.
     """
     for job in jobs:
-        before = _state(job)["identity"]
-        differing = sorted(name for name in before | job.identity if before.get(name) != job.identity.get(name))
+        # A name that is not there is of a version before it was told apart; commands were told as a whole then.
+        before = {name: value for name, value in _state(job)["identity"].items() if name != "commands"}
+        differing = sorted(name for name, value in before.items() if value != job.identity.get(name))
         if before and differing:
             listed = "\n  ".join(
                 f"{name}: was {before.get(name)!r}, is {job.identity.get(name)!r}" for name in differing
@@ -80,12 +82,14 @@ def _run(job: Job, should_stop: Callable[[], bool], advance: Advance) -> bool:
         return True
     job.folder.mkdir(parents=True, exist_ok=True)
     state = _state(job) | {"identity": job.identity}
+    state["steps"] = [name for name in state["steps"] if name not in {step.name for step in left}]
     _write(job, state)
     for step in left:
         if should_stop():
             return False
         say(f"{job}: {step.name} ({job.folder / step.name}.log)")
         log = job.folder / f"{step.name}.log"
+        _put_aside(job, step)
         status = _wait(step, log, should_stop)
         if should_stop():
             return False
@@ -94,13 +98,14 @@ def _run(job: Job, should_stop: Callable[[], bool], advance: Advance) -> bool:
             raise Failed(f"{step.name}: {ended}; the end of {log}:\n{_tail(log)}\nthe command was: {step}")
         if not step.dataset:
             state["steps"] = [*state["steps"], step.name]
+            state["words"] = state.get("words", {}) | {step.name: list(step.words)}
             _write(job, state)
             advance(1, str(job))
     return True
 
 
 def _wait(step: Step, log: Path, should_stop: Callable[[], bool]) -> int:
-    words = [sys.executable, "-m", "iterpref_jax.sweep.command", str(os.getpid()), *step.words]
+    words = bound([sys.executable, "-m", "iterpref_jax", *step.words])
     with log.open("a") as out:
         out.write(f"$ {step}\n")
         out.flush()
@@ -122,11 +127,25 @@ def _wait(step: Step, log: Path, should_stop: Callable[[], bool]) -> int:
 
 def _left(job: Job) -> list[Step]:
     """Returns the steps that are not done: a dataset is there or not, of the others the run's folder keeps account."""
-    done = set(_state(job)["steps"])
-    left = [step for step in _runs(job) if step.name not in done]
+    state = _state(job)
+    left = [step for step in _runs(job) if step.name not in state["steps"] or _is_other(state, step)]
     if not left:
         return []
     return [step for step in job.steps if step.dataset and not _is_done(job, step)] + left
+
+
+def _is_other(state: dict[str, Any], step: Step) -> bool:
+    """Whether a command that has run stands in the file with other words now."""
+    before = state.get("words", {}).get(step.name)
+    return step.name not in (TRAIN, HELDOUT) and before is not None and before != list(step.words)
+
+
+def _put_aside(job: Job, step: Step) -> None:
+    """Renames what a command with other words has left, which would go on with it or refuse it."""
+    out = job.folder / step.name
+    if _is_other(_state(job), step) and out.exists():
+        number = next(n for n in itertools.count(1) if not out.with_name(f"{step.name}.old-{n}").exists())
+        out.rename(out.with_name(f"{step.name}.old-{number}"))
 
 
 def _runs(job: Job) -> list[Step]:

@@ -15,7 +15,7 @@ from etils import epath
 
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.data.batch import RowBatch
-from iterpref_jax.data.packing import training_plan
+from iterpref_jax.data.packing import Plan, training_plan
 from iterpref_jax.data.pipeline import StepSource, iterate
 from iterpref_jax.errors import UserError
 from iterpref_jax.models.lora import parted
@@ -135,6 +135,32 @@ def only_trainer(workdir: epath.Path) -> Iterator[Callable[[], None]]:
         yield check
 
 
+def plan_of(run: Run) -> Plan:
+    """Returns the plan of all updates of a run.
+
+    Raises:
+        UserError: too few pairs for an update, or a setting that has no effect on so many.
+    """
+    settings = run.settings
+    plan = training_plan(
+        run.costs(run.train_split),
+        settings.rows,
+        global_batch=settings.train.global_batch,
+        epochs=settings.train.epochs,
+        steps=settings.train.steps,
+        seed=settings.seed,
+        multiple=run.placement.parts("token_share"),
+    )
+    settings.profile.check(plan.steps)
+    settings.log.check()
+    if settings.train.accumulate_dtype != "float32" and plan.microbatches == 1:
+        raise UserError(
+            f"train.accumulate_dtype = {settings.train.accumulate_dtype} has no effect: every update is one "
+            "microbatch; leave it float32, or lower rows.rows_per_microbatch"
+        )
+    return plan
+
+
 class Trainer:
     """The compiled steps and plans of one run."""
 
@@ -142,26 +168,11 @@ class Trainer:
         settings = run.settings
         self.run, self.checkpoints, self.config = run, checkpoints, config
         self.best = parse_best(settings.train.keep_best)
-        self.plan = training_plan(
-            run.costs(run.train_split),
-            settings.rows,
-            global_batch=settings.train.global_batch,
-            epochs=settings.train.epochs,
-            steps=settings.train.steps,
-            seed=settings.seed,
-            multiple=run.placement.parts("token_share"),
-        )
-        settings.profile.check(self.plan.steps)
-        settings.log.check()
+        self.plan = plan_of(run)
         schedule = make_schedule(settings.optimizer, self.plan.steps)
         self.optimizer = make_optimizer(settings.optimizer, schedule)
         self.shardings = state_shardings(run.decoder, self.optimizer, settings.model.param_dtype, run.placement)
         accumulate_dtype = settings.train.accumulate_dtype
-        if accumulate_dtype != "float32" and self.plan.microbatches == 1:
-            raise UserError(
-                f"train.accumulate_dtype = {accumulate_dtype} has no effect: every update is one microbatch; leave it "
-                "float32, or lower rows.rows_per_microbatch"
-            )
         step = make_train_step(
             run.decoder, settings.objective, self.optimizer, schedule, accumulate_dtype=accumulate_dtype
         )

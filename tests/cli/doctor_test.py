@@ -24,13 +24,17 @@ def test_a_whole_run_that_is_well_ends_with_status_0_and_leaves_nothing(tmp_path
     dataset = make_dataset(tmp_path, count=8)
     file, workdir = tmp_path / "doctor.json", tmp_path / "run"
     words = [CONFIG, f"--config.data.path={dataset}", f"--workdir={workdir}", f"--json={file}"]
-    ended = run_cli("doctor", *words, cache=cache)
+    ended = run_cli("doctor", *words, "--config.train.global_batch=4", cache=cache)
     found = findings(file)
     checks = ["versions", "flags", "machine", "devices", "mesh", "collective", "step", "run", "data", "workdir"]
     assert list(dict.fromkeys(check for _, check, _ in found)) == checks
     assert not [one for one in found if one[0] == "FAIL"]
     assert "0 wrong" in ended.stdout
     assert not workdir.exists()
+    # What `train` refuses before it reads weights.
+    ended = run_cli("doctor", *words, "--config.train.global_batch=5000", cache=cache, check=False)
+    assert ended.returncode == 1
+    assert [text for status, _, text in findings(file) if status == "FAIL" and "train.global_batch is 5000" in text]
 
 
 @pytest.mark.slow

@@ -89,12 +89,14 @@ def test_what_the_compiler_notes_goes_before_what_can_be_read():
 
 
 def test_bodies_run_as_often_as_all_loops_around_them(program):
-    runs = Loops(program).runs(microbatches=4, tiles=100)
+    runs = Loops(program).runs(microbatches=4, tiles=100, looped=True)
     assert (runs["main"], runs["outer_body"], runs["inner_body"]) == (1, 4, 12)
 
 
 def test_with_one_microbatch_a_loop_of_unknown_length_walks_tiles(program):
-    assert Loops(program).runs(microbatches=1, tiles=5)["outer_body"] == 5
+    assert Loops(program).runs(microbatches=1, tiles=5, looped=False)["outer_body"] == 5
+    # A step of one microbatch in a program of more.
+    assert Loops(program).runs(microbatches=1, tiles=5, looped=True)["outer_body"] == 1
 
 
 def test_a_loop_says_what_it_leaves_as_it_is(program):
@@ -102,7 +104,7 @@ def test_a_loop_says_what_it_leaves_as_it_is(program):
 
 
 def test_a_collective_counts_as_often_as_it_runs(program):
-    (found,) = collectives(program, Loops(program).runs(microbatches=4, tiles=1), devices=4)
+    (found,) = collectives(program, Loops(program).runs(microbatches=4, tiles=1, looped=True), devices=4)
     assert (found.kind, found.size, found.group, found.count) == ("all-reduce", 2 * 4 * 4, (0, 1), 12)
 
 
@@ -116,7 +118,7 @@ ENTRY %main (a: bf16[96,8]) -> token[] {
 }
 """
     program = hlo.read(text.replace("TYPE", '_xla_megascale_transfer_type="ALL_REDUCE"'))
-    (found,) = collectives(program, Loops(program).runs(1, 1), devices=16, slices=2)
+    (found,) = collectives(program, Loops(program).runs(1, 1, looped=False), devices=16, slices=2)
     assert (found.kind, found.size, found.group) == ("all-reduce", 2 * 96 * 8, (0, 8))
 
 
@@ -170,7 +172,7 @@ ENTRY %main (a: f32[8,16], b: f32[16], i: s32[]) -> f32[16] {
 """
     program = hlo.read(text)
     # A row of a, the result and the index; b lies on the chip.
-    assert traffic.hbm_bytes(program, Loops(program).runs(1, 1)) == 64 + 64 + 4
+    assert traffic.hbm_bytes(program, Loops(program).runs(1, 1, looped=False)) == 64 + 64 + 4
 
 
 def test_a_fusion_within_a_fusion_reads_and_writes_the_slices_that_it_slices():
@@ -207,7 +209,7 @@ ENTRY %main (a: f32[8,16], b: f32[8,16], i: s32[]) -> f32[8,16] {
 """
     program = hlo.read(text)
     # A row is read, a row is written, and the index is read.
-    assert traffic.hbm_bytes(program, Loops(program).runs(1, 1)) == 64 + 64 + 4
+    assert traffic.hbm_bytes(program, Loops(program).runs(1, 1, looped=False)) == 64 + 64 + 4
 
 
 # As a TPU's compiler writes it: one collective, from its start beside a product to its end.
@@ -257,7 +259,7 @@ ENTRY %main (a: bf16[2,64], x: f32[16,16]) -> (f32[16], bf16[8,64]) {
 
 def test_an_asynchronous_collective_counts_once_and_only_what_goes_on_beside_it_moves_bytes():
     program = hlo.read(ASYNCHRONOUS)
-    runs = Loops(program).runs(1, 1)
+    runs = Loops(program).runs(1, 1, looped=False)
     (found,) = collectives(program, runs, devices=4)
     assert (found.kind, found.size, found.group, found.count) == ("all-gather", 2 * 8 * 64, (0, 1, 2, 3), 1)
     # x is read and its sums are written.

@@ -48,7 +48,7 @@ def compiled():
     load, target = opened(**{"train.global_batch": 32})
     step = compile_step(load.settings, target.config, load.caps, microbatches=2, topology=target.topology)
     program = hlo.read(step.text)
-    return load, step, program, Loops(program).runs(microbatches=2, tiles=1)
+    return load, step, program, Loops(program).runs(microbatches=2, tiles=1, looped=True)
 
 
 @pytest.fixture(scope="module")

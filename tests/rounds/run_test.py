@@ -217,7 +217,7 @@ def test_a_server_is_started_with_braces_of_its_own_and_ends_with_its_processes(
 
 def test_a_server_that_is_not_installed_is_named(tmp_path):
     with (
-        pytest.raises(UserError, match="no-such-server: No such file"),
+        pytest.raises(UserError, match="no-such-server: no such command"),
         server.serving(["no-such-server"], 1, tmp_path / "log", 1.0),
     ):
         pass

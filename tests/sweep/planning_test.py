@@ -8,7 +8,7 @@ from iterpref_jax.__main__ import main
 from iterpref_jax.cli import sweep as command_line
 from iterpref_jax.errors import UserError
 from iterpref_jax.sweep.settings import SweepSettings, Variant
-from tests.support.runs import ROOT
+from tests.support.runs import ROOT, make_dataset
 
 SWEEPS = ROOT / "configs" / "sweeps"
 
@@ -42,9 +42,9 @@ def test_a_variant_that_holds_other_tasks_out_is_refused(word):
         Variant(name="a", overrides=(word,))
 
 
-def planned(folder, *commands):
+def planned(folder, *commands, given=("data.path=d",)):
     """The last step of the first run of a sweep with these commands."""
-    planner = command_line.make_planner(f"{SWEEPS / 'beta.py'}:tiny", str(folder), [], ["data.path=d"])
+    planner = command_line.make_planner(f"{SWEEPS / 'beta.py'}:tiny", str(folder), [], given)
     sweep = dataclasses.replace(planner.sweep, commands=commands)
     return dataclasses.replace(planner, sweep=sweep).jobs()[0].steps[-1]
 
@@ -54,6 +54,25 @@ def test_braces_of_a_command_are_filled_in_or_written_twice(tmp_path):
     name, workdir, given = step.words
     assert (name, given) == ("eval", '--x={"a": 1}')
     assert workdir.startswith(f"--workdir={tmp_path}/runs/")
+
+
+def test_overrides_reach_the_commands_that_read_them(tmp_path):
+    given = ["data.path=d", "evaluate.temperature=0.8", "train.steps=3"]
+    step = planned(tmp_path, "eval --config={config} --config.evaluate.temperature=0", "--help", given=given)
+    assert step.words == ("--help",)
+    step = planned(tmp_path, "eval --config={config} --config.evaluate.n=2", given=given)
+    assert step.words[2:] == ("--config.evaluate.temperature=0.8", "--config.evaluate.n=2")
+
+
+def test_a_given_dataset_is_known_by_its_content(tmp_path):
+    data = make_dataset(tmp_path / "one")
+    planner = command_line.make_planner(f"{SWEEPS / 'beta.py'}:tiny", str(tmp_path), [], [f"data.path={data}"])
+    [known] = {job.identity["dataset"] for job in planner.jobs()}
+    make_dataset(tmp_path / "two", count=20)
+    (tmp_path / "two" / "data").rename(tmp_path / "moved")
+    for path, same in ((tmp_path / "moved", False), (data, True)):
+        planner = command_line.make_planner(f"{SWEEPS / 'beta.py'}:tiny", str(tmp_path), [], [f"data.path={path}"])
+        assert (planner.jobs()[0].identity["dataset"] == known) == same
 
 
 @pytest.mark.parametrize(
