@@ -24,6 +24,7 @@ from iterpref_jax.models.weights import weights
 from iterpref_jax.parallel.rules import Placement
 
 _OF_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _STORED = ("kernel_codes", "kernel_scales")
 
 
@@ -62,10 +63,14 @@ def load_base(folder: str, config: ModelConfig, dtype: str, placement: Placement
             continue
         places = [(*path[:-1], name) for name in _STORED]
         out = tuple(shardings[place] for place in places) if shardings else None
-        store = jax.jit(quantize, static_argnums=(1, 2), out_shardings=out)
-        # Behind the leading layer dim.
-        flat |= zip(places, store(leaf, base.quantize, 1 + module.block_dim), strict=True)
+        store = jax.jit(_quantize_layers, static_argnums=(1, 2), out_shardings=out)
+        flat |= zip(places, store(leaf, base.quantize, module.block_dim), strict=True)
     return traverse_util.unflatten_dict(flat)
+
+
+def _quantize_layers(kernels: jax.Array, kind: str, dim: int) -> tuple[jax.Array, jax.Array]:
+    # One after the other: what `quantize` computes on the way takes more than a kernel itself, for as many as at once.
+    return jax.lax.map(lambda kernel: quantize(kernel, kind, dim), kernels)
 
 
 def trained_names(config: ModelConfig, lora: Lora) -> set[str]:
@@ -133,9 +138,10 @@ def save_peft(folder: str, config: ModelConfig, lora: Lora, adapters: Params, ba
         "inference_mode": True,
     }
     # The config comes last: a folder without it is an export that did not end.
-    (out / "adapter_config.json").unlink(missing_ok=True)
-    safetensors.numpy.save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    (out / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    config_file, weights_file = (out / name for name in ADAPTER_FILES)
+    config_file.unlink(missing_ok=True)
+    safetensors.numpy.save_file(tensors, weights_file, metadata={"format": "pt"})
+    config_file.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _merged_layer(module: Linear, parts: dict[str, jax.Array], place: tuple[int, ...]) -> jax.Array:

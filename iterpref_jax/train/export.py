@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -9,7 +10,8 @@ from etils import epath
 from iterpref_jax.data.text_rules import load_tokenizer, preset, rules_from_json
 from iterpref_jax.errors import UserError
 from iterpref_jax.models import hf_checkpoint
-from iterpref_jax.models.adapters import merged, save_peft, trained_names
+from iterpref_jax.models.adapters import ADAPTER_FILES, merged, save_peft, trained_names
+from iterpref_jax.models.checkpoint_folder import TOKENIZER_FILES
 from iterpref_jax.models.generation_files import Generation
 from iterpref_jax.models.hf_config import inert_fields
 from iterpref_jax.models.weights import weights
@@ -28,6 +30,9 @@ def export(run: Run, out: str, *, step: int | str | None, dtype: str, max_shard_
     """
     _check_out(run, out)
     step, params = restore_params(run, step)
+    # Of an export before, whose template, ends or adapters would go before this one's.
+    for name in (*TOKENIZER_FILES, *ADAPTER_FILES):
+        (Path(out) / name).unlink(missing_ok=True)
     config, lora, untouched = run.decoder.config, run.decoder.lora, set()
     if lora.rank:
         params = merged(config, lora, params)
@@ -61,6 +66,10 @@ def export_adapters(run: Run, out: str, *, step: int | str | None) -> int:
     if not run.model_folder:
         raise UserError(
             f"{run.workdir} began with random weights: PEFT needs a model folder; export without --adapters"
+        )
+    if (Path(out) / "config.json").exists():
+        raise UserError(
+            f"{out} holds a whole model, which adapters beside it would take the place of: name another --out"
         )
     step, adapters = restore_trained(run, step)
     save_peft(out, run.decoder.config, run.decoder.lora, adapters, run.settings.model.path)

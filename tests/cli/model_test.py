@@ -184,3 +184,26 @@ def test_a_shape_beside_a_model_folder_is_refused(tmp_path):
     chosen = argparse.Namespace(config=SPEC, model=str(tmp_path), workdir="", step=None)
     with pytest.raises(UserError, match=r"--config.model.init.hidden_size=8 has no effect with --model"):
         model.load_config(chosen, ["model.init.hidden_size=8"])
+
+
+def test_an_export_into_the_folder_of_another_leaves_nothing_that_would_go_before_it(workdir, tmp_path):
+    out = tmp_path / "model"
+    out.mkdir()
+    stale = ("chat_template.jinja", "generation_config.json", "adapter_config.json", "adapter_model.safetensors")
+    for name in stale:
+        (out / name).write_text('{"eos_token_id": 5}')
+    (out / "README.md").write_text("mine")
+    assert main(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
+    assert not [name for name in stale if name != "generation_config.json" and (out / name).exists()]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] != 5
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_adapters_are_not_written_beside_a_whole_model(dataset, tmp_path, capsys):
+    shape, own = model_config(vocab_size=512), tmp_path / "own"
+    params, tokenizer = init_params(shape, 0, "float32"), str(dataset / "tokenizer")
+    hf_checkpoint.save(str(own), shape, params, dtype="float32", copy_from=tokenizer, max_shard_gb=1)
+    run, out = saved_run(dataset, tmp_path / "run", **{"model.lora.rank": 2, "model.path": own}), tmp_path / "out"
+    assert main(["export", f"--workdir={run}", f"--out={out}"]) == 0
+    assert main(["export", f"--workdir={run}", f"--out={out}", "--adapters"]) == 1
+    assert "holds a whole model" in capsys.readouterr().err
