@@ -2,7 +2,7 @@
 
     iterpref sweep --config=configs/sweeps/alpha.py --input=trajectories.jsonl --workdir=SWEEP
 
-Cost: 5 variants x 3 seeds = 15 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+Cost: 5 variants x 3 seeds = 15 runs of about 11 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 The paper uses 1.0, the first variant; the other values are ours. What alpha means depends on objective.nll_norm.
 Expected: no result of ours yet.

@@ -2,7 +2,7 @@
 
     iterpref sweep --config=configs/sweeps/beta.py --input=trajectories.jsonl --workdir=SWEEP
 
-Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+Cost: 4 variants x 3 seeds = 12 runs of about 11 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 The paper uses 0.1, the first variant; the other values are ours. Margins of rewards scale with beta: compare focus/*
 and logratios/*, which do not. Expected: no result of ours yet.

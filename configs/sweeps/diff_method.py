@@ -2,7 +2,7 @@
 
     iterpref sweep --config=configs/sweeps/diff_method.py --input=trajectories.jsonl --workdir=SWEEP
 
-Cost: 2 variants x 3 seeds = 6 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+Cost: 2 variants x 3 seeds = 6 runs of about 11 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 The two differ only where a repair has several places. Expected: no result of ours yet.
 """

@@ -2,7 +2,7 @@
 
     iterpref sweep --config=configs/sweeps/multi_branch.py --input=trajectories.jsonl --workdir=SWEEP
 
-Cost: 3 variants x 3 seeds = 9 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+Cost: 3 variants x 3 seeds = 9 runs of about 11 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 `all` and `tree` train on the same pairs; `tree` draws histories instead of pairs and computes their common part once.
 Expected: no result yet; `tree` with fewer tokens (the table's cost). Set train.steps for equal updates.

@@ -2,7 +2,7 @@
 
     iterpref sweep --config=configs/sweeps/sigmoid_norm.py --input=trajectories.jsonl --workdir=SWEEP
 
-Cost: 4 variants x 3 seeds = 12 runs of about 14 chip hours of v5p (the base recipe's plan at 59k pairs and
+Cost: 4 variants x 3 seeds = 12 runs of about 11 chip hours of v5p (the base recipe's plan at 59k pairs and
 3 epochs; planned, not measured).
 Means are of the size of a token's log-ratio, so beta is larger. Expected: no result yet.
 """

@@ -13,6 +13,7 @@ import pytest
 import transformers
 
 from iterpref_jax import settings
+from iterpref_jax.__main__ import main
 from iterpref_jax.errors import UserError
 from iterpref_jax.rounds import server
 from iterpref_jax.rounds.run import Asked, RoundsSettings, as_markdown, server_command
@@ -226,3 +227,52 @@ def test_a_server_that_is_not_installed_is_named(tmp_path):
 def test_the_table_gives_shares_of_judged_tasks():
     line = {"round": 1, "from": "base", "tasks": 10, "judged": 8, "passed_first": 2, "passed": 6, "pairs": 3}
     assert "| 1 | base | 10 | 25.0% | 75.0% | 3 |" in as_markdown([line])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config.objective.recipe=nope"], "nope"),
+        (["--config.train.global_batch=0"], "global_batch"),
+        (["--tasks=nowhere.jsonl"], "--tasks=nowhere.jsonl: there is no such file"),
+        (["--config.generate.tasks=100"], "give at most 100 pairs a round (build.pairs.choose = 'random')"),
+    ],
+)
+def test_what_would_end_a_round_behind_its_generation_ends_it_before(words, said, tmp_path, capsys):
+    base = ["rounds", f"--config={ROOT / 'configs' / 'base.py'}", f"--out={tmp_path / 'out'}", "--config.model.path=m"]
+    assert main([*base, *words]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_was_stopped_is_no_failure(tmp_path):
+    stages = Stages(tmp_path, "round 1 of 1")
+    for status in (75, 130):
+        with pytest.raises(KeyboardInterrupt):
+            stages.run("train", [sys.executable, "-c", f"raise SystemExit({status})"], tmp_path / "result")
+    with pytest.raises(UserError, match="ended with status 3"):
+        stages.run("train", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "result")
+
+
+def test_a_stage_ends_with_a_process_that_is_killed_hard(tmp_path):
+    (tmp_path / "stage.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+        "time.sleep(100)\n"
+    )
+    code = (
+        "import sys, pathlib\n"
+        "from iterpref_jax.rounds.stages import Stages\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "Stages(folder, 'round 1').run('train', [sys.executable, str(folder / 'stage.py')], folder / 'result')\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while is_running(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,5 +1,6 @@
 """Every file of configs/sweeps loads, and its variants are settings that a run accepts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def test_every_file_says_its_command_its_cost_and_what_to_expect(file):
     text = file.read_text()
     assert f"iterpref sweep --config=configs/sweeps/{file.stem}.py" in text
     assert "Cost: " in text
+    # 59k pairs, 3 epochs, by the base recipe's own plan.
+    base = (ROOT / "configs" / "target_rpo_qwen2_5_coder_7b.py").read_text()
+    hours = float(re.search(r"([\d.]+) chip hours an epoch of 100,000 pairs", base)[1]) * 0.59 * 3
+    assert all(float(told) == round(hours) for told in re.findall(r"runs of about (\d+) chip hours", text))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
