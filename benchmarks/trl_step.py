@@ -7,12 +7,17 @@ Everything is TRL's own but its tokenisation: it trains on the ids that our side
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import measured
+
+# Else `kernels`, the package that transformers looks for, would be kernels.py beside this file, which needs JAX.
+sys.path.remove(str(Path(__file__).parent))
+
+import datasets
 import torch
 import transformers
 import trl

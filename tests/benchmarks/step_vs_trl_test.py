@@ -1,7 +1,10 @@
 import math
+import subprocess
+import sys
 
 import pytest
 
+from tests.benchmarks.conftest import FOLDER
 from tests.train.trl_parity_test import INSTALL
 
 SPEEDS = ("pairs_per_second", "pairs_per_second_with_reference")
@@ -88,6 +91,15 @@ def test_a_variant_that_fails_says_why_and_the_others_go_on(step_vs_trl):
     options, _ = step_vs_trl.parse(["--data", "x"])
     found = step_vs_trl.line("trl/1", [{"error": "out of memory", "load_average": 0.1}], options)
     assert found["error"] == "out of memory"
+
+
+def test_trl_starts_in_an_environment_without_jax():
+    pytest.importorskip("torch", reason=INSTALL)
+    pytest.importorskip("trl", reason=INSTALL)
+    # A script's folder comes first, and transformers asks for a package `kernels`, the name of a file of that folder.
+    program = f"import sys; sys.modules['jax'] = None; sys.path.insert(0, {str(FOLDER)!r}); import trl_step"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow
