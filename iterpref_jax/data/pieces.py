@@ -38,7 +38,7 @@ class Pieces:
 
     def __init__(self, backend: tokenizers.Tokenizer, spec: dict[str, Any]):
         self._model, self._ids = backend.model, {}
-        self._cuts = [re.compile(f"({cut})", re.ASCII) for cut in _cuts(spec)]
+        self._cuts = [_Cut(expression) for expression in _cuts(spec)]
         added = [token for token in spec["added_tokens"] if not (token["special"] and backend.encode_special_tokens)]
         self._added = _added_pattern(added)
         self._added_ids = {token["content"]: (token["id"],) for token in added}
@@ -58,9 +58,9 @@ class Pieces:
         return list(itertools.chain.from_iterable(found))
 
     def _segment(self, text: str) -> list[int]:
-        pieces: Iterable[str] = (text,)
+        pieces = [text]
         for cut in self._cuts:
-            pieces = [piece for part in pieces for piece in cut.split(part) if piece]
+            pieces = cut(pieces[0]) if len(pieces) == 1 else [piece for part in pieces for piece in cut(part)]
         try:
             return list(itertools.chain.from_iterable(map(self._ids.__getitem__, pieces)))
         except KeyError:
@@ -73,6 +73,23 @@ class Pieces:
         for piece in pieces:
             if piece not in self._ids:
                 self._ids[piece] = tuple(token.id for token in self._model.tokenize(piece.translate(BYTE_CHARS)))
+
+
+class _Cut:
+    """Cuts a text into the matches of an expression and what lies between them."""
+
+    def __init__(self, expression: str):
+        self._around = re.compile(f"({expression})", re.ASCII)
+        matches = re.compile(expression, re.ASCII)
+        # Most expressions leave nothing between their matches; to find them alone is quicker.
+        self._matches = matches if not matches.groups and "".join(matches.findall(PROBE)) == PROBE else None
+
+    def __call__(self, text: str) -> list[str]:
+        if self._matches is not None:
+            found = self._matches.findall(text)
+            if len("".join(found)) == len(text):
+                return found
+        return [piece for piece in self._around.split(text) if piece]
 
 
 def _cuts(spec: dict[str, Any]) -> list[str]:

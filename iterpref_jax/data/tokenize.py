@@ -6,6 +6,7 @@ focus come from one encoding. Every completion's tokens are joined and compared 
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -182,7 +183,8 @@ class Encoder:
             return Garbled(f"{side.where}: {_difference(side.text, got)}")
         own = np.array([*ids[guard:], *rules.eos_ids], np.int32)
         focus = np.zeros(len(own), np.uint8)
-        for first, last, is_anchor in _token_ranges(np.cumsum(self._lengths[ids[guard:]]), side):
+        ends = np.cumsum(self._lengths[own[: len(ids) - guard]])
+        for first, last, is_anchor in _token_ranges(ends, side):
             if is_anchor and side.other is not None:
                 # An inserted line mostly begins as the line that it stands before (indentation): up to where the sides
                 # part, both have the same tokens, and a weight there would cancel against the chosen side.
@@ -220,12 +222,14 @@ def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int, boo
         raise ValueError(f"{side.where}: focus spans {side.spans} lie outside a text of {len(side.text)} characters")
     if not side.text.isascii():
         places = _byte_places(side.text)[places]
-    starts = np.concatenate([[0], ends[:-1]])
-    firsts = np.searchsorted(ends, places[:, 0], side="right")
-    lasts = np.searchsorted(starts[: len(ends)], places[:, 1], side="left")
-    for first, last, (start, end) in zip(firsts, lasts, places, strict=True):
-        # An anchor marks the first token that ends after it; past the last one that is the end of sequence.
-        yield int(first), int(first) + 1 if start == end else int(last), bool(start == end)
+    for start, end in places.tolist():
+        first = bisect.bisect_right(ends, start)
+        if start == end:
+            # An anchor marks the first token that ends after it; past the last one that is the end of sequence.
+            yield first, first + 1, True
+        else:
+            # A token starts where the one before ends.
+            yield first, bisect.bisect_left(ends, end, 0, len(ends) - 1) + 1, False
 
 
 def _byte_places(text: str) -> np.ndarray:
