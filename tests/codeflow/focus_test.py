@@ -84,7 +84,16 @@ def test_a_line_ends_only_where_python_ends_it(inside):
 
 
 @pytest.mark.parametrize(
-    ("text", "lines"), [("", []), ("\n", ["\n"]), ("a\r\n\rb\n\n", ["a\r\n", "\r", "b\n", "\n"]), ("a", ["a"])]
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n", ["\n"]),
+        ("a\n\nb\n", ["a\n", "\n", "b\n"]),
+        ("a\n\nb", ["a\n", "\n", "b"]),
+        ("a\r\n\rb\n\n", ["a\r\n", "\r", "b\n", "\n"]),
+        ("a\rb", ["a\r", "b"]),
+        ("a", ["a"]),
+    ],
 )
 def test_line_spans_hold_their_terminators(text, lines):
     assert texts(text, syntax.line_spans(text)) == lines
