@@ -229,7 +229,7 @@ def _token_ranges(ends: np.ndarray, side: _Side) -> Iterator[tuple[int, int, boo
             yield first, first + 1, True
         else:
             # A token starts where the one before ends.
-            yield first, bisect.bisect_left(ends, end, 0, len(ends) - 1) + 1, False
+            yield first, bisect.bisect_left(ends, end) + 1, False
 
 
 def _byte_places(text: str) -> np.ndarray:

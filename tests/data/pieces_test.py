@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 
 import hypothesis
 import pytest
@@ -138,3 +139,12 @@ def test_a_full_table_starts_anew(monkeypatch):
     quick = _quick(BACKENDS["qwen"])
     text = "def add(a, b):\n    return a + b\n"
     assert quick.encode(text) == quick.encode(text) == _library(BACKENDS["qwen"], text)
+
+
+@pytest.mark.parametrize("expression", [r"\s", r"(?!q{6})[\s\S]"])
+def test_what_lies_between_matches_is_a_piece_too(expression):
+    # The second one leaves something out in a text that the probe does not hold.
+    cut = pieces._Cut(expression)
+    for text in ("two words", "aqqqqqqb", "q" * 9):
+        assert "".join(cut(text)) == text
+        assert cut(text) == [piece for piece in re.split(f"({expression})", text) if piece]
