@@ -39,12 +39,11 @@ from iterpref_jax.progress import say
 
 # Stage -> the functions that are its own; time inside another stage's function counts there.
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    # `_messages` imports the records' generated code once.
     "start": [
         (text_rules, "load_tokenizer"),
         (text_rules, "make_rules"),
         (tokenize.Encoder, "__init__"),
-        (schema, "_messages"),
+        (schema, "_messages"),  # the import of the records' generated code
     ],
     "read": [(build, "_count_pairs"), (build, "_make_plan")],
     "items": [(build, "_make_chunks")],

@@ -60,6 +60,7 @@ class Pieces:
     def _segment(self, text: str) -> list[int]:
         pieces = [text]
         for cut in self._cuts:
+            # Most tokenizers cut once: to copy that cut's pieces is a fiftieth of the time that tokens take.
             pieces = cut(pieces[0]) if len(pieces) == 1 else [piece for part in pieces for piece in cut(part)]
         try:
             return list(itertools.chain.from_iterable(map(self._ids.__getitem__, pieces)))
