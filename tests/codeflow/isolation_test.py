@@ -166,7 +166,8 @@ def test_what_equals_everything_is_found_where_it_hides(sandbox, value, style):
         + tests,
         "pytest": "from solution import *\ndef test_a():\n" + tests,
     }[style]
-    assert sandbox.run(program(code, tests, style=style)).status == "tampered"
+    verdict = sandbox.run(program(code, tests, style=style))
+    assert verdict.status == "tampered", verdict
 
 
 HONEST = """

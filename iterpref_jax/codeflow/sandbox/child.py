@@ -24,6 +24,8 @@ TAIL_BYTES = 4096
 # Of all reports of one run: more than the outputs of its cases should take.
 REPORT_BYTES = 16 << 20
 KILL_ROUNDS = 20
+# From the start of a process to its `ready`, however busy the machine is; the program's own time begins there.
+START_S = 60.0
 # How often a run looks whether it is to be stopped.
 LOOK_S = 0.1
 # Between the end of a program and that of the process that started it for us.
@@ -47,8 +49,8 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a process is sent, how long it has and how much it may print; `case_limits` are seconds per case, and once
-    `stop` is set it ends."""
+    """What a process is sent, how long its program has and how much that may print; `case_limits` are seconds per case,
+    and once `stop` is set it ends."""
 
     request: Sequence[str]
     wall_s: float
@@ -98,7 +100,7 @@ def run_child(
     that runs JAX. When the run is over, `leash` is closed, if there is one: the child sees that at its other end and
     has time to end what it started before it is killed. Raises OSError where the process cannot be started.
     """
-    name, began = secrets.token_hex(16), time.monotonic()
+    name = secrets.token_hex(16)
     with Pipes() as pipes:
         stdin, stdout, stderr, report = pipes.theirs
         talk = Talk(pipes, report.fileno(), run)
@@ -114,15 +116,14 @@ def run_child(
         )
         pipes.close_theirs()
         try:
-            by = talk.until(began + run.wall_s)
-            seconds = time.monotonic() - began
+            by = talk.until_its_end()
             _wait(child.pid, LAST_WORDS_S if by == "exit" else 0)
         finally:
             if leash is not None:
                 leash.close()
                 _wait(child.pid, GONE_S)
             returncode, cpu_seconds = _end(child, name)
-    return talk.ended(by, seconds=seconds, returncode=returncode, cpu_seconds=cpu_seconds)
+    return talk.ended(by, returncode=returncode, cpu_seconds=cpu_seconds)
 
 
 def unwrapped(ended: Ended) -> Ended:
@@ -139,7 +140,8 @@ def printable(text: str) -> str:
 class Talk:
     """What is said with one process; every pipe is drained at once, so that no side waits for a full one.
 
-    The process is sent `[token, report, *request]`, with a token that is made here; `report` is its descriptor.
+    The process is sent `[token, report, *request]`, with a token that is made here; `report` is its descriptor. It has
+    `START_S` to say that it is ready, and its program the run's seconds from then on.
     """
 
     def __init__(self, pipes: Pipes, report: int, run: Run):
@@ -150,38 +152,52 @@ class Talk:
         self._left = memoryview(harness.encode([token, str(report), *run.request]))
         self._room, self._buffer, self._stop = run.output_bytes, bytearray(), run.stop
         self._report_room, self._case_limits, self._case_end = REPORT_BYTES, iter(run.case_limits), math.inf
+        self._began, self._wall_s = time.monotonic(), run.wall_s
+        self._end, self._seconds = self._began + START_S, 0.0
         self._take = {
             pipes.stdout.fileno(): self._stdout,
             pipes.stderr.fileno(): self._stderr,
             pipes.report.fileno(): self._report,
         }
 
-    def ended(self, by: str, *, seconds: float, returncode: int, cpu_seconds: float) -> Ended:
-        """Returns what was said, with how it ended."""
+    def ended(self, by: str, *, returncode: int, cpu_seconds: float) -> Ended:
+        """Returns what was said, with how it ended; its seconds are the program's, if that has begun."""
         return Ended(
             by=by,
             events=tuple(self._events),
             stderr_tail=printable(self._stderr_tail.decode("utf-8", "backslashreplace")),
             returncode=returncode,
-            seconds=seconds,
+            seconds=self._seconds,
             cpu_seconds=cpu_seconds,
         )
 
-    def until(self, deadline: float) -> str:
+    def until_its_end(self) -> str:
         """Moves bytes until something ends the run; returns what did."""
+        try:
+            return self._until_its_end()
+        finally:
+            self._seconds = time.monotonic() - self._began
+
+    def _until_its_end(self) -> str:
         with selectors.DefaultSelector() as selector:
             os.set_blocking(self._stdin.fileno(), False)
             selector.register(self._stdin.fileno(), selectors.EVENT_WRITE)
             for fd in self._take:
                 selector.register(fd, selectors.EVENT_READ)
-            while (left := min(deadline, self._case_end) - time.monotonic()) > 0:
+            while True:
+                left = self._left_s()
                 if self._stop is not None and self._stop.is_set():
                     return "stopped"
-                for key, _ in selector.select(min(left, LOOK_S)):
+                # Whoever looks late takes what was said in time.
+                for key, _ in selector.select(min(max(left, 0), LOOK_S)):
                     ended = self._send(selector) if key.fd not in self._take else self._receive(selector, key.fd)
                     if ended:
                         return ended
-        return "timeout"
+                if left <= 0 and self._left_s() <= 0:
+                    return "timeout"
+
+    def _left_s(self) -> float:
+        return min(self._end, self._case_end) - time.monotonic()
 
     def _send(self, selector: selectors.BaseSelector) -> str:
         # A child that died early is noticed on its report pipe.
@@ -229,9 +245,14 @@ class Talk:
             self._events.append(tuple(printable(field) for field in harness.decode(line)[1:]))
         except ValueError:
             return "tampered"
-        if self._events[-1][0] in ("loaded", "case"):
+        said = self._events[-1][0]
+        # What says it once more is not the harness.
+        if said == "ready" and len(self._events) == 1:
+            self._began = time.monotonic()
+            self._end = self._began + self._wall_s
+        if said in ("loaded", "case"):
             self._case_end = time.monotonic() + next(self._case_limits, math.inf)
-        return "done" if self._events[-1][0] == "done" else ""
+        return "done" if said == "done" else ""
 
 
 def _wait(pid: int, seconds: float) -> None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from iterpref_jax.codeflow.sandbox import child, seccomp, zygote
@@ -70,20 +69,18 @@ class Lane:
         as after any other exception.
         """
         self.runs += 1
-        began = time.monotonic()
         self._control.settimeout(child.GONE_S)
         with Pipes() as pipes:
             theirs = [pipe.fileno() for pipe in pipes.theirs]
             self._tell("{} {}".format(*ids).encode(), [*theirs, *entrances])
             pipes.close_theirs()
             talk = Talk(pipes, zygote.REPORT, run)
-            by = talk.until(began + run.wall_s)
-            seconds = time.monotonic() - began
+            by = talk.until_its_end()
             if by == "exit":
                 self._speaks(within_s=child.LAST_WORDS_S)
             self._tell(zygote.END)
             returncode, cpu_seconds = self._end()
-        return talk.ended(by, seconds=seconds, returncode=returncode, cpu_seconds=cpu_seconds)
+        return talk.ended(by, returncode=returncode, cpu_seconds=cpu_seconds)
 
     def _speaks(self, *, within_s: float) -> bool:
         # Not `select`, which knows no descriptor above 1,023: every lane that waits keeps three.

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 
 from iterpref_jax.codeflow.sandbox import cases
-from iterpref_jax.codeflow.sandbox.child import Ended
+from iterpref_jax.codeflow.sandbox.child import START_S, Ended
 from iterpref_jax.codeflow.sandbox.stdin_style import NO_PROCESS_LEFT, signal_name
 from iterpref_jax.codeflow.sandbox.verdict import FAILING, CaseOutcome, Verdict
 
@@ -42,6 +42,9 @@ def _outcomes(ended: Ended) -> tuple[CaseOutcome, ...]:
 def _not_said(ended: Ended, names: list[str], cpu_s: int, tier: str, gaps: tuple[str, ...]) -> Verdict:
     if ended.by == "stopped":
         return _cut(ended, "sandbox_error", "SandboxError", "stopped before its end", tier, gaps)
+    if ended.by == "timeout" and not names:
+        message = f"the harness did not start within {START_S:.0f} s: the machine has too much else to do"
+        return _cut(ended, "sandbox_error", "SandboxError", message, tier, gaps)
     if ended.by == "timeout" or _cpu_spent(ended, cpu_s):
         return _cut(ended, "timeout", "Timeout", "stopped at its time limit", tier, gaps)
     if ended.by == "output":

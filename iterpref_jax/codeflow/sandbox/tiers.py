@@ -34,10 +34,10 @@ REPEATS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SandboxSettings:
-    """`wall_s` and `cpu_s` limit one program in seconds, `memory_mb` one process in MiB, `output_kb` its stdout and
-    stderr together in KiB; `workers` programs run at a time. With `warm`, interpreters that have imported `preload` are
-    forked where that isolates as well; `preload` is for them alone. `python` is the interpreter that programs run in,
-    by path or name; "" is the one that runs this."""
+    """`wall_s` and `cpu_s` limit one program in seconds (`wall_s` from when its interpreter is ready), `memory_mb` one
+    process in MiB, `output_kb` its stdout and stderr together in KiB; `workers` programs run at a time. With `warm`,
+    interpreters that have imported `preload` are forked where that isolates as well; `preload` is for them alone.
+    `python` is the interpreter that programs run in, by path or name; "" is the one that runs this."""
 
     tier: str
     allow_unsafe: bool

@@ -123,7 +123,7 @@ class Verdict:
     """The outcome of one run; only `pass` counts as right and only `FAILING` counts as wrong.
 
     `last_frame` is the innermost line of the program (`<code>:3 in add`), `traceback` its last 4 KiB with the file
-    names `<setup>`, `<code>` and `<tests>`. `tests_run` counts distinct checks. `seconds` is wall time, `memory_mb`
+    names `<setup>`, `<code>` and `<tests>`. `tests_run` counts distinct checks. `seconds` is its wall time, `memory_mb`
     the peak resident size of the judged process (0.0 if it died before it could say). `gaps` names what the tier does
     not stop. `cases` are the outcomes of a program's cases, in order; those from the one in which a run was ended are
     missing. `lines_covered` of `lines_total` lines of the code ran (None if nobody asked, or nobody could say).
