@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from iterpref_jax.codeflow import mutations
 from iterpref_jax.codeflow.mutations import Edit
 from iterpref_jax.codeflow.records import Trajectory, Version
-from iterpref_jax.codeflow.sandbox import Program, Sandbox, Verdict
+from iterpref_jax.codeflow.runs import Finding, Judge, Subject
 from iterpref_jax.errors import UserError
 
 # Tasks whose runs share the workers; more keep them busier, fewer give results sooner.
@@ -33,6 +33,11 @@ class InjectSettings:
     histories_per_task: int
     max_bugs: int
     seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("histories_per_task", "max_bugs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"inject.{name}: wanted at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ OnTask = Callable[[Task, int], None]
 def inject(
     tasks: Iterable[Task],
     settings: InjectSettings,
-    sandbox: Sandbox,
+    judge: Judge,
     *,
     report: InjectReport | None = None,
     on_task: OnTask | None = None,
@@ -83,18 +88,15 @@ def inject(
     """Yields verified histories in the order of the tasks; calls `on_task(task, histories)` after each task.
 
     A task is skipped, with its reason in `report`, if its own code fails in one of three runs that differ in their hash
-    seed, if a stub passes its tests, or if none of its mutants fails. Raises UserError for settings below 1.
+    seed, if a stub passes its tests, or if none of its mutants fails.
     """
-    for name in ("histories_per_task", "max_bugs"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"inject.{name}: wanted at least 1, got {getattr(settings, name)}")
     report = InjectReport() if report is None else report
     rest = iter(tasks)
     while batch := list(itertools.islice(rest, BATCH)):
         plans = [_Plan(task, settings) for task in batch]
-        _check_originals(plans, sandbox)
-        _find_bugs(plans, sandbox, report)
-        _run_stacks(plans, sandbox)
+        _check_originals(plans, judge)
+        _find_bugs(plans, judge, report)
+        _run_stacks(plans, judge)
         for plan in plans:
             histories = list(plan.trajectories(report))
             report.tasks += 1
@@ -112,7 +114,7 @@ class _Plan:
         self.task, self.settings, self.skipped = task, settings, ""
         # A string seeds by its SHA-512, the same in every process; hash() would not.
         self.rng = random.Random(f"{settings.seed}:{task.task_id}")
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[str, Finding] = {}
         self.bugs: list[Edit] = []
         self.stacks: list[list[Edit]] = []
         self._draw = iter(())
@@ -132,8 +134,8 @@ class _Plan:
     def code(self, bugs: Iterable[Edit]) -> str:
         return mutations.apply_edits(self.task.code, bugs)
 
-    def program(self, code: str) -> Program:
-        return Program(code=code, tests=self.task.test_code, setup=self.task.setup_code, style="script")
+    def subject(self, code: str) -> Subject:
+        return Subject(style="script", setup=self.task.setup_code, tests=self.task.test_code, code=code)
 
     def stack(self) -> None:
         """Puts 0 to `max_bugs - 1` more bugs on each bug, which is the last to be undone."""
@@ -209,7 +211,7 @@ def _codes(plan: _Plan, stack: Sequence[Edit]) -> list[str]:
     return [plan.code(stack[undone:]) for undone in range(len(stack))]
 
 
-def _version(code: str, verdict: Verdict) -> Version:
+def _version(code: str, verdict: Finding) -> Version:
     return Version(
         code=code,
         passed=verdict.passed,
@@ -222,10 +224,9 @@ def _live(plans: Iterable[_Plan]) -> list[_Plan]:
     return [plan for plan in plans if not plan.skipped]
 
 
-def _check_originals(plans: Sequence[_Plan], sandbox: Sandbox) -> None:
+def _check_originals(plans: Sequence[_Plan], judge: Judge) -> None:
     live = _live(plans)
-    programs = [plan.program(plan.task.code) for plan in live]
-    verdicts = sandbox.run_all(programs, check_vacuous=True, check_flaky=True)
+    verdicts = judge.confirm_all([plan.subject(plan.task.code) for plan in live])
     for plan, verdict in zip(live, verdicts, strict=True):
         plan.verdicts[plan.task.code] = verdict
         if not verdict.passed:
@@ -234,10 +235,10 @@ def _check_originals(plans: Sequence[_Plan], sandbox: Sandbox) -> None:
         plan.ready()
 
 
-def _find_bugs(plans: Sequence[_Plan], sandbox: Sandbox, report: InjectReport) -> None:
+def _find_bugs(plans: Sequence[_Plan], judge: Judge, report: InjectReport) -> None:
     for _ in range(ROUNDS):
         drawn = [(plan, bug) for plan in _live(plans) for bug in plan.draw()]
-        _run(((plan, plan.code([bug])) for plan, bug in drawn), sandbox)
+        _run(((plan, plan.code([bug])) for plan, bug in drawn), judge)
         for plan, bug in drawn:
             verdict = plan.verdicts[plan.code([bug])]
             report.tried[bug.mutation] += 1
@@ -252,15 +253,15 @@ def _find_bugs(plans: Sequence[_Plan], sandbox: Sandbox, report: InjectReport) -
             plan.skipped = "no mutant fails its tests"
 
 
-def _run_stacks(plans: Sequence[_Plan], sandbox: Sandbox) -> None:
+def _run_stacks(plans: Sequence[_Plan], judge: Judge) -> None:
     for plan in _live(plans):
         plan.stack()
-    _run(((plan, code) for plan in _live(plans) for stack in plan.stacks for code in _codes(plan, stack)), sandbox)
+    _run(((plan, code) for plan in _live(plans) for stack in plan.stacks for code in _codes(plan, stack)), judge)
 
 
-def _run(wanted: Iterable[tuple[_Plan, str]], sandbox: Sandbox) -> None:
+def _run(wanted: Iterable[tuple[_Plan, str]], judge: Judge) -> None:
     """Fills in the verdicts that are not known yet; equal codes of a task are run once."""
     unknown = dict.fromkeys((plan, code) for plan, code in wanted if code not in plan.verdicts)
-    verdicts = sandbox.run_all([plan.program(code) for plan, code in unknown])
+    verdicts = judge.try_all([plan.subject(code) for plan, code in unknown])
     for (plan, code), verdict in zip(unknown, verdicts, strict=True):
         plan.verdicts[code] = verdict

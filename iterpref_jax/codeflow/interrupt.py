@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from iterpref_jax.progress import say
+
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
@@ -20,6 +22,17 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Ends the work within the block at SIGTERM as at Ctrl-C; both say `what` is kept, and how to go on."""
+    try:
+        with sigterm_interrupts():
+            yield
+    except KeyboardInterrupt:
+        say(f"stopped: {what}; run the same command again to go on")
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from iterpref_jax.codeflow.imports.runs import Subject
+from iterpref_jax.codeflow.runs import Subject
 from iterpref_jax.codeflow.sandbox import COMPARATORS, Case, Program, Sandbox, Verdict
 from iterpref_jax.codeflow.sandbox.cases import written
 from iterpref_jax.errors import UserError, did_you_mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterpref_jax.codeflow import mutations
+from iterpref_jax.codeflow.endpoint import open_journal
 from iterpref_jax.codeflow.inject import InjectReport, InjectSettings, Task, inject
 from iterpref_jax.codeflow.mutations import Edit, apply_edits, find_edits
+from iterpref_jax.codeflow.runs import Judge
 from iterpref_jax.codeflow.sandbox import Program, open_sandbox
 from iterpref_jax.errors import UserError
 from tests.support.sandboxes import sandbox_settings
@@ -47,9 +50,16 @@ def sandbox():
         yield opened
 
 
+@pytest.fixture
+def judge(sandbox, tmp_path):
+    with open_journal(tmp_path / "journal.sqlite") as journal:
+        yield Judge(sandbox, journal, SANDBOX)
+
+
 @pytest.fixture(scope="module")
-def histories(sandbox):
-    return list(inject([CLAMP_TASK], SETTINGS, sandbox))
+def histories(sandbox, tmp_path_factory):
+    with open_journal(tmp_path_factory.mktemp("histories") / "journal.sqlite") as journal:
+        return list(inject([CLAMP_TASK], SETTINGS, Judge(sandbox, journal, SANDBOX)))
 
 
 def mutants(mutation: str, code: str) -> set[str]:
@@ -182,10 +192,10 @@ def test_histories_of_a_task_end_in_different_bugs_and_share_the_task(histories)
     assert len({history.task_id for history in histories}) == len(histories)
 
 
-def test_equal_seeds_give_equal_histories_and_other_seeds_others(histories, sandbox):
-    assert list(inject([CLAMP_TASK], SETTINGS, sandbox)) == histories
+def test_equal_seeds_give_equal_histories_and_other_seeds_others(histories, judge):
+    assert list(inject([CLAMP_TASK], SETTINGS, judge)) == histories
     other = InjectSettings(histories_per_task=4, max_bugs=3, seed=1)
-    assert list(inject([CLAMP_TASK], other, sandbox)) != histories
+    assert list(inject([CLAMP_TASK], other, judge)) != histories
 
 
 def test_the_bugs_drawn_do_not_depend_on_the_processs_hash_seed():
@@ -221,32 +231,32 @@ def task(task_id: str, code: str, test_code: str) -> Task:
         ("def f():\n    return 1\n", "import os\nassert os.environ['PYTHONHASHSEED'] != '2'\nassert f()\n", "fail"),
     ],
 )
-def test_a_task_that_cannot_be_used_is_skipped_with_the_reason(sandbox, code, test_code, reason):
+def test_a_task_that_cannot_be_used_is_skipped_with_the_reason(judge, code, test_code, reason):
     report, seen = InjectReport(), []
     bad, good = task("bad", code, test_code), CLAMP_TASK
-    made = list(inject([bad, good], SETTINGS, sandbox, report=report, on_task=lambda t, n: seen.append((t.task_id, n))))
+    made = list(inject([bad, good], SETTINGS, judge, report=report, on_task=lambda t, n: seen.append((t.task_id, n))))
     assert list(report.skipped) == ["bad"]
     assert reason in report.skipped["bad"]
     assert seen == [("bad", 0), ("clamp", len(made))]
     assert (report.tasks, report.trajectories) == (2, len(made))
 
 
-def test_versions_without_a_verdict_are_counted_and_left_out(sandbox):
+def test_versions_without_a_verdict_are_counted_and_left_out(judge):
     # `a[1:1]` is empty, so the loop of the tests checks nothing, which is neither right nor wrong.
     code = "def f():\n    a = [1, 2]\n    return a[1:2]\n"
     report = InjectReport()
     settings = InjectSettings(histories_per_task=50, max_bugs=2, seed=0)
     tests = "for a in f():\n    assert a in (1, 2)\n"
-    made = list(inject([task("t", code, tests)], settings, sandbox, report=report))
+    made = list(inject([task("t", code, tests)], settings, judge, report=report))
     assert report.unjudged["no_tests"] > 0
     assert {version.error_type for history in made for version in history.versions} & {"no_tests", ""} == set()
 
 
-def test_mutants_that_pass_are_counted_and_left_out(sandbox):
+def test_mutants_that_pass_are_counted_and_left_out(judge):
     code = "def f(a):\n    b = a\n    return a\n"
     report = InjectReport()
     settings = InjectSettings(histories_per_task=50, max_bugs=1, seed=0)
-    made = list(inject([task("t", code, "assert f(3) == 3\n")], settings, sandbox, report=report))
+    made = list(inject([task("t", code, "assert f(3) == 3\n")], settings, judge, report=report))
     # `b` is unused, so its line may go; reading it before it exists may not.
     assert {history.versions[0].code.splitlines()[1] for history in made} == {"    b = a", "    b = b"}
     assert report.survived["dropped_statement"] == 1
@@ -255,18 +265,17 @@ def test_mutants_that_pass_are_counted_and_left_out(sandbox):
     assert report.versions == 2 * len(made)
 
 
-def test_a_stacked_version_that_happens_to_pass_is_left_out(sandbox):
+def test_a_stacked_version_that_happens_to_pass_is_left_out(judge):
     # Two bugs that cancel: a + 1 - 1.
     code = "def f(a):\n    a = a + 1\n    return a - 1\n"
     report = InjectReport()
     settings = InjectSettings(histories_per_task=60, max_bugs=2, seed=0)
-    made = list(inject([task("t", code, "assert f(3) == 3\nassert f(0) == 0\n")], settings, sandbox, report=report))
+    made = list(inject([task("t", code, "assert f(3) == 3\nassert f(0) == 0\n")], settings, judge, report=report))
     assert report.middle_passed > 0
     assert all(not version.passed for history in made for version in history.versions[:-1])
 
 
 @pytest.mark.parametrize("name", ["histories_per_task", "max_bugs"])
-def test_settings_below_one_are_refused(sandbox, name):
-    values = {"histories_per_task": 1, "max_bugs": 1, "seed": 0, name: 0}
-    with pytest.raises(UserError, match=f"inject.{name}"):
-        list(inject([CLAMP_TASK], InjectSettings(**values), sandbox))
+def test_settings_below_one_are_refused(name):
+    with pytest.raises(UserError, match=f"inject.{name}: wanted at least 1, got 0"):
+        dataclasses.replace(SETTINGS, **{name: 0})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+from iterpref_jax.codeflow import stdin_cases
+
 Order = Literal["until_pass", "whole", "pool"]
-# Of the sandbox's styles, the one whose tests are cases (`stdin_cases`), and those whose tests are code.
-STDIN = "stdin"
+# Of the sandbox's styles, those whose tests are code, and the one whose tests are cases.
 CODE_STYLES = ("script", "unittest", "pytest")
-STYLES = (*CODE_STYLES, STDIN)
+STYLES = (*CODE_STYLES, stdin_cases.STYLE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from iterpref_jax.codeflow.imports import problems
 from iterpref_jax.codeflow.imports.candidates import REASONS, STYLES, Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.report import ImportReport
-from iterpref_jax.codeflow.imports.runs import Finding, Judge, Subject
 from iterpref_jax.codeflow.records import Trajectory, Version
+from iterpref_jax.codeflow.runs import Finding, Judge, Subject
 
 # Candidates whose runs share the workers.
 BATCH = 32

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from iterpref_jax.codeflow import records, rows
-from iterpref_jax.codeflow.imports import stdin_cases
-from iterpref_jax.codeflow.imports.candidates import STDIN, Item, State
+from iterpref_jax.codeflow import records, rows, stdin_cases
+from iterpref_jax.codeflow.imports.candidates import Item, State
 from iterpref_jax.codeflow.imports.columns import Columns, Field
 from iterpref_jax.codeflow.imports.source import Found, Source
 from iterpref_jax.codeflow.imports.task_tests import TaskTests
@@ -36,7 +35,7 @@ def fits(row: rows.Row, columns: Columns) -> bool:
 def tests_of(trajectory: records.Trajectory, path: str) -> TaskTests:
     """Returns its tests, of any style; raises UserError where those of the style "stdin" are no cases."""
     style = str(trajectory.meta.get("style", "script"))
-    if style == STDIN:
+    if style == stdin_cases.STYLE:
         try:
             stdin_cases.parse(trajectory.test_code)
         except ValueError as error:

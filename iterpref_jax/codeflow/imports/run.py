@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from iterpref_jax.atomic import replace_text
-from iterpref_jax.codeflow import records
+from iterpref_jax.codeflow import records, runs
 from iterpref_jax.codeflow.endpoint import open_journal
-from iterpref_jax.codeflow.imports import git_repository, report, runs
+from iterpref_jax.codeflow.imports import git_repository, report
 from iterpref_jax.codeflow.imports.forms import Form
 from iterpref_jax.codeflow.imports.judging import judge_items
 from iterpref_jax.codeflow.imports.report import ImportReport
 from iterpref_jax.codeflow.imports.source import ImportSettings, Source
 from iterpref_jax.codeflow.imports.task_tests import read_tasks
-from iterpref_jax.codeflow.interrupt import sigterm_interrupts
+from iterpref_jax.codeflow.interrupt import keeping
 from iterpref_jax.codeflow.records import Trajectory
 from iterpref_jax.codeflow.sandbox import SandboxSettings, open_sandbox
 from iterpref_jax.errors import UserError
@@ -55,7 +54,7 @@ def import_files(
     total = sum(1 for _ in request.form.read(source))
     plan = _plan(request, settings, sandbox_settings)
     out.mkdir(parents=True, exist_ok=True)
-    with open_journal(out / JOURNAL) as journal, _explained(out):
+    with open_journal(out / JOURNAL) as journal, keeping(f"the verdicts are kept in {out / JOURNAL}"):
         _start_or_continue(out, plan, journal.counts().get(runs.KIND, 0))
         found = ImportReport()
         with open_sandbox(sandbox_settings) as sandbox, progress("judging", total, "candidates") as advance:
@@ -142,14 +141,3 @@ def _start_or_continue(out: pathlib.Path, plan: dict[str, Any], known: int) -> N
     if (out / TRAJECTORIES).exists():
         raise UserError(f"{out} holds {TRAJECTORIES}, but not of an import; name another folder")
     replace_text(path, json.dumps(plan, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def _explained(out: pathlib.Path) -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does, and both say how to go on."""
-    try:
-        with sigterm_interrupts():
-            yield
-    except KeyboardInterrupt:
-        say(f"stopped: the verdicts are kept in {out / JOURNAL}; run the same command again to go on")
-        raise

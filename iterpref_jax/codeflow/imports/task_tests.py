@@ -7,9 +7,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from iterpref_jax.codeflow import rows, syntax
-from iterpref_jax.codeflow.imports import module_tests, stdin_cases
-from iterpref_jax.codeflow.imports.candidates import STDIN
+from iterpref_jax.codeflow import rows, stdin_cases, syntax
+from iterpref_jax.codeflow.imports import module_tests
 from iterpref_jax.codeflow.imports.columns import Columns, Field, parsed
 from iterpref_jax.errors import UserError
 
@@ -95,7 +94,7 @@ def find_tests(row: rows.Row, columns: Columns, place: str, max_cases: int) -> T
         value = "\n".join(value) + "\n"
     if isinstance(value, str):
         style = columns.text(row, "style", place)
-        if style == STDIN:
+        if style == stdin_cases.STYLE:
             raise UserError(f"{place}: style {style!r} is for cases of input and output, and the tests are code")
         return _from_code(value, setup, entry_point, style)
     groups = [value, *(columns.value(row, name, place) for name in _CASE_FIELDS)]
@@ -157,7 +156,7 @@ def _from_cases(groups: list[Any], setup: str, entry_point: str, place: str, max
         return TaskTests(code="", setup=setup, style="script")
     if entry_point:
         return TaskTests(code=_call_script(entry_point, inputs, outputs, place), setup=setup, style="script")
-    return TaskTests(code=stdin_cases.text_of(inputs, outputs), setup=setup, style=STDIN)
+    return TaskTests(code=stdin_cases.text_of(inputs, outputs), setup=setup, style=stdin_cases.STYLE)
 
 
 def _columns_of(group: Any, place: str) -> tuple[list[Any], list[Any], str]:

@@ -10,7 +10,7 @@ from iterpref_jax.codeflow import rows
 from iterpref_jax.codeflow.imports import forms, problems, recorded, task_tests
 from iterpref_jax.codeflow.imports.candidates import REASONS
 from iterpref_jax.codeflow.imports.columns import Columns
-from iterpref_jax.codeflow.imports.runs import Subject
+from iterpref_jax.codeflow.runs import Subject
 from iterpref_jax.codeflow.sandbox import open_sandbox
 from iterpref_jax.errors import UserError
 from tests.codeflow.imports.importing import (

@@ -8,9 +8,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from iterpref_jax.codeflow import stdin_cases
 from iterpref_jax.codeflow.endpoint import Journal
-from iterpref_jax.codeflow.imports import stdin_cases
-from iterpref_jax.codeflow.imports.candidates import STDIN
 from iterpref_jax.codeflow.sandbox import FAILING, Program, Sandbox, SandboxSettings, Verdict
 
 # Under which the journal keeps findings.
@@ -27,8 +26,10 @@ class Subject(NamedTuple):
 
     def program(self) -> Program:
         """Returns what the sandbox runs."""
-        if self.style == STDIN:
-            return Program(code=self.code, setup=self.setup, style=STDIN, cases=stdin_cases.parse(self.tests))
+        if self.style == stdin_cases.STYLE:
+            return Program(
+                code=self.code, setup=self.setup, style=stdin_cases.STYLE, cases=stdin_cases.parse(self.tests)
+            )
         return Program(code=self.code, tests=self.tests, setup=self.setup, style=self.style)
 
 
@@ -80,8 +81,8 @@ class Judge:
         self.known += len(findings)
         missing = [subject for subject in keys if subject not in findings]
         # A script has no stub; that silence fails is seen from its cases (`stdin_cases.text_of`).
-        scripts = [subject for subject in missing if subject.style == STDIN]
-        others = [subject for subject in missing if subject.style != STDIN]
+        scripts = [subject for subject in missing if subject.style == stdin_cases.STYLE]
+        others = [subject for subject in missing if subject.style != stdin_cases.STYLE]
         for chosen, check_vacuous in ((scripts, False), (others, confirm)):
 
             def keep(index: int, verdict: Verdict, chosen: Sequence[Subject] = chosen) -> None:

@@ -1,6 +1,6 @@
 """Cases of standard input and output as a text: JSON, a list of `{"input", "output"}`.
 
-`Candidate.tests` and `Trajectory.test_code` hold it.
+`Trajectory.test_code` and a `runs.Subject` hold it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import json
 from typing import Any
 
 from iterpref_jax.codeflow.sandbox import Case
+
+# Of the sandbox's styles, the one whose tests are such a text.
+STYLE = "stdin"
 
 
 def text_of(inputs: list[Any], outputs: list[Any]) -> str:
