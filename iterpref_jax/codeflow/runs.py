@@ -94,8 +94,8 @@ class Judge:
 
     def _stored(self, key: str, verdict: Verdict) -> Finding:
         finding = Finding(**{field.name: getattr(verdict, field.name) for field in dataclasses.fields(Finding)})
-        # Our own failure is no verdict: the next start tries again.
-        if finding.status != "sandbox_error":
+        # Our own failure is no verdict, and a package may be there by the next start: that tries again.
+        if finding.status != "sandbox_error" and finding.error_type != "ModuleNotFoundError":
             self._journal.put(KIND, key, dataclasses.asdict(finding))
         self.ran += 1
         self._on_run()

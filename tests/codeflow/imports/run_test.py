@@ -78,6 +78,15 @@ def test_a_second_start_runs_nothing_again(tmp_path, runs):
     assert outputs(tmp_path) == first
 
 
+def test_what_lacked_a_package_runs_again(tmp_path, runs):
+    lacking = {**FIXES[0], "fixed_code": f"import not_there\n{FIXES[0]['fixed_code']}"}
+    _, report = run_import(tmp_path, "fixes", [lacking, FIXES[1]])
+    assert report.dropped == {"final_fails": 1}
+    before = len(runs)
+    run_import(tmp_path, "fixes", [lacking, FIXES[1]])
+    assert [program.code for program in runs[before:]] == [lacking["fixed_code"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_import_goes_on_with_the_same_command(tmp_path, number, capsys, monkeypatch):
     whole = tmp_path / "whole"
