@@ -26,6 +26,8 @@ ANSWER_PROBE = "answer9b1f"
 START_PROBES = ("x", " x", "  x", "\tx")
 # All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
 TABLE_PROBE = "x = 'é'\r\n\tif  x:\n\n        return \"😀 漢字\"  # õ ß\n" + "".join(map(chr, range(32, 127)))
+# That of configs/base.py, which every config has, and none.
+UNSET_SEPARATORS = ("\n", "")
 ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 
 
@@ -53,6 +55,11 @@ class TextSettings:
             )
         if self.system and self.template == "raw":
             raise UserError('text.system has no effect: text.template is "raw", which has no messages; leave it empty')
+        if self.raw_separator not in UNSET_SEPARATORS and self.template == "chat":
+            raise UserError(
+                f'text.raw_separator = {self.raw_separator!r} has no effect: text.template is "chat", which puts its own '
+                'words between prompt and program; leave it out, or set text.template to "raw"'
+            )
         for name, kind in get_type_hints(TextSettings).items():
             value, known = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal and value not in known:

@@ -220,6 +220,7 @@ def test_a_preset_template_has_the_arguments_as_its_defaults_once():
         ({"template_kwargs": {"enable_thinking": [1]}}, "must be a text, a number, true, false or null"),
         ({"template_kwargs": {"enable_thinking": False}, "template": "raw"}, r"\(enable_thinking\) has no effect"),
         ({"system": "Be good.", "template": "raw"}, r"text\.system has no effect"),
+        ({"raw_separator": " ", "template": "chat"}, r"text\.raw_separator = ' ' has no effect"),
     ],
 )
 def test_arguments_without_effect_on_the_template_are_refused(changes, reason):
