@@ -12,6 +12,7 @@ from iterpref_jax.codeflow.interrupt import sigterm_interrupts
 from iterpref_jax.errors import UserError
 from iterpref_jax.progress import say
 from iterpref_jax.rounds import run as running
+from iterpref_jax.train.same_run import flat
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("model.path is empty: name the folder of the model that begins, --config.model.path=DIR")
     _check_training(config, 0 if chosen.tasks else generate.tasks, generate.max_refinements)
     words = (f"--config={chosen.config}", *(f"--config.{override}" for override in overrides))
-    first = running.Asked(words=words, model=model.path, seed=generate.seed, tasks=chosen.tasks)
+    values = flat(settings.to_json(config))
+    first = running.Asked(words=words, settings=values, model=model.path, seed=generate.seed, tasks=chosen.tasks)
     with sigterm_interrupts():
         running.run(options.local_path(chosen.out), first, asked)
     say(f"what every round came to: {options.local_path(chosen.out) / running.PAGE}")

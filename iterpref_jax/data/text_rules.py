@@ -57,8 +57,8 @@ class TextSettings:
             raise UserError('text.system has no effect: text.template is "raw", which has no messages; leave it empty')
         if self.raw_separator not in UNSET_SEPARATORS and self.template == "chat":
             raise UserError(
-                f'text.raw_separator = {self.raw_separator!r} has no effect: text.template is "chat", which puts its own '
-                'words between prompt and program; leave it out, or set text.template to "raw"'
+                f'text.raw_separator = {self.raw_separator!r} has no effect: text.template is "chat", which has '
+                'its own words between prompt and program; leave it out, or set text.template to "raw"'
             )
         for name, kind in get_type_hints(TextSettings).items():
             value, known = getattr(self, name), get_args(kind)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,11 @@ class RoundsSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The words that every stage gets (`--config=...` and overrides), the first model and seed, and the tasks."""
+    """The words that every stage gets (`--config=...` and overrides), what values all settings have by them, the first
+    model and seed, and the tasks."""
 
     words: tuple[str, ...]
+    settings: Mapping[str, Any]
     model: str
     seed: int
     tasks: str
@@ -71,7 +73,7 @@ def run(out: Path, asked: Asked, settings: RoundsSettings) -> list[dict[str, Any
 
 def _round(folder: Path, number: int, model: str, asked: Asked, settings: RoundsSettings) -> dict[str, Any]:
     title = f"round {number + 1} of {settings.count}"
-    stages = Stages(folder, title)
+    stages = Stages(folder, title, asked.settings)
     made = _generate(stages, folder, number, model, asked, settings)
     if not made["pairs"]:
         raise UserError(
@@ -98,12 +100,11 @@ def _generate(
     words = [*ITERPREF, "generate", *asked.words, f"--config.generate.seed={asked.seed + number}", f"--out={out}"]
     words += [f"--config.endpoint.model={NAME}", *([f"--tasks={asked.tasks}"] if asked.tasks else [])]
     port = server.free_port()
-    # Where the server listens says nothing about what was done.
     if not stages.is_done("generate", words):
         command = server_command(model, port, asked, settings)
         with server.serving(command, port, folder / "serve.log", settings.start_s) as url:
             run = [*words, f'--config.endpoint.base_urls=("{url}",)']
-            stages.run("generate", run, out / "report.json", known_as=words)
+            stages.run("generate", run, out / "report.json")
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 

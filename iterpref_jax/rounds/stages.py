@@ -5,54 +5,72 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.child import bound
 from iterpref_jax.errors import GO_ON, UserError
 from iterpref_jax.progress import say
 
-# Settings that change nothing of what a stage makes: how many rounds there are, and how fast and how far all may go.
+# The sections and settings that decide what a stage makes; an export reads the run that was trained.
+_READS = {
+    "generate": ("model", "generate", "build", "endpoint", "sandbox", "decode.context", "rounds.serve"),
+    "build": ("build",),
+    "train": ("seed", "model", "rows", "objective", "optimizer", "train", "reference"),
+    "export": (),
+}
+# Of them, what changes nothing of it: how fast and how far all may go.
 _FREE = (
-    *("rounds.count", "rounds.start_s", "sandbox.workers", "endpoint.requests_per_minute"),
-    *("endpoint.tokens_per_minute", "endpoint.budget_usd", "endpoint.max_calls", "endpoint.max_total_tokens"),
+    *("sandbox.workers", "build.workers", "endpoint.requests_per_minute", "endpoint.tokens_per_minute"),
+    *("endpoint.budget_usd", "endpoint.max_calls", "endpoint.max_total_tokens"),
 )
-
 
 # How commands end that were told to stop and keep what they have.
 _STOPPED = (GO_ON, 130)
 
 
 class Stages:
-    """The stages of one round: `FOLDER/done/NAME.json` holds the command of each that has ended well."""
+    """The stages of one round: `FOLDER/done/NAME.json` holds the words and settings of each that has ended well.
 
-    def __init__(self, folder: Path, title: str):
-        self._folder, self._title = folder, title
+    `settings` are the values of all settings by their dotted names. A config's name and words that override it are
+    not compared: the values that come of them are.
+    """
+
+    def __init__(self, folder: Path, title: str, settings: Mapping[str, Any]):
+        self._folder, self._title, self._settings = folder, title, settings
 
     def is_done(self, name: str, command: Sequence[str]) -> bool:
         """Whether a stage has ended before; raises UserError if that was a command that makes something else."""
         marker = self._marker(name)
         if not marker.exists():
             return False
-        before = json.loads(marker.read_text(encoding="utf-8"))
-        changed = [word for word in (*before, *command) if (word in before) != (word in command) and not _is_free(word)]
+        before, now = json.loads(marker.read_text(encoding="utf-8")), self._known_as(name, command)
+        if isinstance(before, list):
+            # Markers held words alone before they held settings.
+            before = {"words": _without_settings(before), "settings": now["settings"]}
+        changed = [
+            f"{key}: {_shown(old)} before, {_shown(new)} now"
+            for key in before["settings"] | now["settings"]
+            if (old := before["settings"].get(key)) != (new := now["settings"].get(key))
+        ]
+        changed += [shlex.quote(word) for word in before["words"] + now["words"] if _lacks(word, before, now)]
         if changed:
             raise UserError(
-                f"{marker}: the stage {name} was done with other words ({shlex.join(changed)}); take them back, delete "
-                f"this file and what the stage wrote, or work in another folder"
+                f"{marker}: the stage {name} was done otherwise ({'; '.join(changed)}); take that back, delete this "
+                "file and what the stage wrote, or work in another folder"
             )
         return True
 
-    def run(self, name: str, command: Sequence[str], result: Path, known_as: Sequence[str] = ()) -> None:
-        """Runs a stage unless it is done; it must leave `result`. It is remembered as `known_as` (default: `command`).
+    def run(self, name: str, command: Sequence[str], result: Path) -> None:
+        """Runs a stage unless it is done; it must leave `result`.
 
         Raises:
             UserError: it failed; what it said stands above.
             KeyboardInterrupt: it was stopped and keeps what it has.
         """
-        known_as = known_as or command
-        if self.is_done(name, known_as):
+        if self.is_done(name, command):
             return
         say(f"{self._title}: {name}: {shlex.join(command)}")
         status = _wait(command)
@@ -66,7 +84,15 @@ class Stages:
             raise UserError(f"{self._title}: {name} ended well without {result}; run the same command again")
         marker = self._marker(name)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(marker, json.dumps(list(known_as)))
+        replace_text(marker, json.dumps(self._known_as(name, command), indent=1) + "\n")
+
+    def _known_as(self, name: str, command: Sequence[str]) -> dict[str, Any]:
+        read = {
+            key: value
+            for key, value in self._settings.items()
+            if key not in _FREE and any(f"{key}.".startswith(f"{section}.") for section in _READS[name])
+        }
+        return {"words": _without_settings(command), "settings": read}
 
     def _marker(self, name: str) -> Path:
         return self._folder / "done" / f"{name}.json"
@@ -88,5 +114,13 @@ def _wait(command: Sequence[str]) -> int:
             running.wait()
 
 
-def _is_free(word: str) -> bool:
-    return word.partition("=")[0].removeprefix("--config.") in _FREE
+def _without_settings(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.startswith("--config")]
+
+
+def _lacks(word: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return not (word in before["words"] and word in now["words"])
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from iterpref_jax.errors import UserError
 from iterpref_jax.rounds import server
 from iterpref_jax.rounds.run import Asked, RoundsSettings, as_markdown, server_command
 from iterpref_jax.rounds.stages import Stages
+from iterpref_jax.train.same_run import flat
 from tests.support.checkpoints import write_chat_model
 from tests.support.runs import ROOT, command, environment
 
@@ -99,7 +99,7 @@ def test_every_round_writes_with_the_model_of_the_one_before_and_stopped_ones_go
     assert not re.search("round . of 2: (generate|build|train|export)", again.stderr)
     changed = rounds(model, out, cache, **{"generate.temperature": 0.5})
     assert changed.returncode == 1
-    assert "the stage generate was done with other words (--config.generate.temperature=0.5)" in changed.stderr
+    assert "the stage generate was done otherwise (generate.temperature: 0.8 before, 0.5 now)" in changed.stderr
 
 
 @pytest.mark.slow
@@ -138,13 +138,38 @@ def test_a_server_that_ends_at_once_is_named_with_what_it_said(model, tmp_path, 
     shutil.rmtree(tmp_path)
 
 
+VALUES = flat(settings.to_json(settings.load_config(str(ROOT / "configs" / "base.py"))))
+WORDS = ["iterpref", "--config=c.py", "--config.rounds.count=2", "--in=x"]
+STAGES = ("generate", "build", "train", "export")
+
+
 @pytest.fixture
 def done(tmp_path):
-    """A stage that has ended, and its words."""
-    result, stages = tmp_path / "made", Stages(tmp_path, "round 1 of 2")
-    words = ["generate", "--config=c.py", "--config.rounds.count=2", "--config.endpoint.max_calls=9"]
-    stages.run("generate", ["touch", str(result)], result, known_as=words)
-    return stages, words
+    """Opens the stages of a folder in which all have ended, with the settings of base.py but for these changes."""
+    stages = Stages(tmp_path, "round 1 of 2", VALUES)
+    for name in STAGES:
+        stages.run(name, [*_touch(tmp_path / name), *WORDS], tmp_path / name)
+
+    def opened(changes):
+        assert changes.keys() <= VALUES.keys()
+        return Stages(tmp_path, "round 1 of 2", VALUES | changes)
+
+    return opened
+
+
+def _touch(file):
+    return [sys.executable, "-c", f"open({str(file)!r}, 'w')"]
+
+
+def _undone(stages, tmp_path, words=WORDS):
+    """The stages that are refused."""
+    found = {}
+    for name in STAGES:
+        try:
+            assert stages.is_done(name, [*_touch(tmp_path / name), *words])
+        except UserError as error:
+            found[name] = str(error)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -153,29 +178,51 @@ def done(tmp_path):
         ("rounds.count", 3),
         ("rounds.start_s", 9.0),
         ("sandbox.workers", 8),
+        ("build.workers", 8),
         ("endpoint.budget_usd", 1.0),
         ("endpoint.max_calls", 10),
         ("endpoint.max_total_tokens", 10),
         ("endpoint.requests_per_minute", 10),
         ("endpoint.tokens_per_minute", 10),
+        ("evaluate.n", 5),
+        ("mesh.fsdp", 2),
     ],
 )
-def test_a_stage_is_done_whatever_the_settings_that_change_nothing_of_it(done, name, value):
-    stages, words = done
-    kept = [word for word in words if not word.startswith(f"--config.{name}=")]
-    assert stages.is_done("generate", kept)
-    assert stages.is_done("generate", [*kept, f"--config.{name}={value}"])
+def test_a_stage_is_done_whatever_the_settings_that_change_nothing_of_it(done, tmp_path, name, value):
+    assert not _undone(done({name: value}), tmp_path)
+    assert not _undone(done({}), tmp_path, ["iterpref", "--config=d.py", f"--config.{name}={value}", "--in=x"])
 
 
 @pytest.mark.parametrize(
-    "word",
-    ["--config.rounds.serve=x", "--config.sandbox.wall_s=1.0", "--config.endpoint.reasks=3", "--tasks=rounds.count=3"],
+    ("name", "value", "refused"),
+    [
+        ("rounds.serve", "x", ["generate"]),
+        ("sandbox.wall_s", 1.0, ["generate"]),
+        ("endpoint.reasks", 7, ["generate"]),
+        ("build.focus.mode", "token", ["generate", "build"]),
+        ("optimizer.learning_rate", 1.0, ["train"]),
+        ("model.path", "other", ["generate", "train"]),
+        ("seed", 7, ["train"]),
+    ],
 )
-def test_a_stage_of_other_settings_is_refused(done, word):
-    stages, words = done
-    more = [*words, word, "--config.rounds.count=3"]
-    with pytest.raises(UserError, match=re.escape(f"was done with other words ({shlex.quote(word)})")):
-        stages.is_done("generate", more)
+def test_a_stage_of_other_settings_is_refused_wherever_they_were_changed(done, tmp_path, name, value, refused):
+    found = _undone(done({name: value}), tmp_path)
+    assert list(found) == refused
+    said = f"{name}: {json.dumps(VALUES[name])} before, {json.dumps(value)} now"
+    assert all(said in error for error in found.values())
+
+
+def test_a_stage_of_other_words_is_refused(done, tmp_path):
+    found = _undone(done({}), tmp_path, [*WORDS, "--tasks=rounds.count=3"])
+    assert list(found) == list(STAGES)
+    assert all("done otherwise (--tasks=rounds.count=3)" in error for error in found.values())
+
+
+def test_a_marker_of_words_alone_is_compared_by_its_words(done, tmp_path):
+    marker = tmp_path / "done" / "train.json"
+    marker.write_text(json.dumps([*_touch(tmp_path / "train"), *WORDS, "--config.train.steps=9"]))
+    assert not _undone(done({"train.steps": 9}), tmp_path)
+    assert list(_undone(done({}), tmp_path, [*WORDS, "--more"])) == list(STAGES)
 
 
 def test_a_server_command_needs_all_places():
@@ -205,7 +252,7 @@ def test_a_server_is_started_with_braces_of_its_own_and_ends_with_its_processes(
         count=1, serve=f"{sys.executable} {script} {{port}} '{{\"a\": 1}}' {{model}} {{name}}", start_s=30.0
     )
     port = server.free_port()
-    words = server_command(str(said), port, Asked(words=(), model="", seed=0, tasks=""), settings)
+    words = server_command(str(said), port, Asked(words=(), settings={}, model="", seed=0, tasks=""), settings)
     with server.serving(words, port, tmp_path / "log", 30.0):
         below, braces = json.loads(said.read_text())
         assert braces == '{"a": 1}'
@@ -246,7 +293,7 @@ def test_what_would_end_a_round_behind_its_generation_ends_it_before(words, said
 
 
 def test_a_stage_that_was_stopped_is_no_failure(tmp_path):
-    stages = Stages(tmp_path, "round 1 of 1")
+    stages = Stages(tmp_path, "round 1 of 1", {})
     for status in (75, 130):
         with pytest.raises(KeyboardInterrupt):
             stages.run("train", [sys.executable, "-c", f"raise SystemExit({status})"], tmp_path / "result")
@@ -264,7 +311,7 @@ def test_a_stage_ends_with_a_process_that_is_killed_hard(tmp_path):
         "import sys, pathlib\n"
         "from iterpref_jax.rounds.stages import Stages\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "Stages(folder, 'round 1').run('train', [sys.executable, str(folder / 'stage.py')], folder / 'result')\n"
+        "Stages(folder, 'round 1', {}).run('train', [sys.executable, str(folder / 'stage.py')], folder / 'result')\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
