@@ -14,6 +14,7 @@ from typing import Any
 from iterpref_jax import settings
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.cli import hosts, options
+from iterpref_jax.cli.stored import to_store
 from iterpref_jax.doctor.examination import Examination, Subject
 from iterpref_jax.doctor.finding import Finding, content, fail, has_failed, joined, table
 from iterpref_jax.errors import UserError
@@ -56,7 +57,13 @@ def _subject(config: Any, workdir: str) -> Subject:
         config.data.path = _NO_DATASET
     if not has_model:
         config.model.init.update(_NO_MODEL)
-    return Subject(settings=settings.read_run(config), workdir=workdir, has_data=has_data, has_model=has_model)
+    return Subject(
+        settings=settings.read_run(config),
+        config=to_store(config),
+        workdir=workdir,
+        has_data=has_data,
+        has_model=has_model,
+    )
 
 
 def _report(everybody: list[list[Finding]], file: str | None) -> int:

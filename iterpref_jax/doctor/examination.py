@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -27,6 +29,7 @@ from iterpref_jax.progress import say
 from iterpref_jax.train.loop import plan_of
 from iterpref_jax.train.optimizer import make_optimizer, make_schedule
 from iterpref_jax.train.run import RunSettings, open_run
+from iterpref_jax.train.same_run import check_same_config
 from iterpref_jax.train.saved import steps_in
 from iterpref_jax.train.step import abstract_state
 
@@ -35,9 +38,11 @@ _OPEN_S, _STEP_S, _COLLECTIVE_S = 300, 600, 120
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is examined: a run's settings, its folder (or ""), and whether its dataset and model are real ones."""
+    """What is examined: a run's settings, the configuration that they were read from (as a run stores it), its folder
+    (or ""), and whether its dataset and model are real ones."""
 
     settings: RunSettings
+    config: Mapping[str, Any]
     workdir: str
     has_data: bool
     has_model: bool
@@ -66,6 +71,7 @@ class Examination:
         if subject.has_data:
             self._look("data", lambda: storage.check_reading(subject.settings.data.path, "data"))
         if subject.workdir:
+            self._look("workdir", self._same_run)
             needed = self._checkpoint_bytes()
             self._look("workdir", lambda: storage.check_writing(subject.workdir, "workdir", needed))
             self._look("shared", lambda: hosts.check_shared(subject.workdir))
@@ -125,6 +131,15 @@ class Examination:
         Decoder(config, settings.model.compute, placement, settings.model.lora)
         check_tokens(settings.rows.tokens, placement)
         return [ok("run", f"{settings.model.path or 'the model'} can be spread over the mesh")]
+
+    def _same_run(self) -> list[Finding]:
+        """A folder with checkpoints goes on with its own run or with none."""
+        subject, folder = self._subject, epath.Path(self._subject.workdir)
+        steps = steps_in(folder / "checkpoints")
+        if not (steps and subject.has_data and subject.has_model):
+            return []
+        check_same_config(subject.workdir, json.loads((folder / "config.json").read_text()), subject.config)
+        return [ok("workdir", f"holds this run up to update {steps[-1]}")]
 
     def _model(self) -> ModelConfig | None:
         """The shape of the model, where its folder says it."""

@@ -23,7 +23,13 @@ MAY_CHANGE = (
 
 def check_same_run(workdir: str, about: Mapping[str, Any], config: dict[str, Any], fingerprint: dict[str, Any]) -> None:
     """Refuses to continue a folder whose run, `about` of its checkpoint, had another configuration, data or weights."""
-    old, new = flat(about["config"]), flat(config)
+    check_same_config(workdir, about["config"], config)
+    _compare(workdir, "input", flat(about["fingerprint"]), flat(fingerprint))
+
+
+def check_same_config(workdir: str, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuses to continue a folder whose run has the configuration `stored`, where that differs in what must stay."""
+    old, new = flat(dict(stored)), flat(dict(config))
     # Of a run from before steps could choose; before that, rows were never shortened.
     old.setdefault(LENGTHS, int(old.pop("rows.shorten", False)))
     for key in (MICROBATCH, LENGTHS) if new["objective.router_aux_loss_coef"] else ():
@@ -33,7 +39,6 @@ def check_same_run(workdir: str, about: Mapping[str, Any], config: dict[str, Any
                 "(objective.router_aux_loss_coef) is of one microbatch, whose size must stay; use the old value"
             )
     _compare(workdir, "configuration", old, new)
-    _compare(workdir, "input", flat(about["fingerprint"]), flat(fingerprint))
 
 
 def _compare(workdir: str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
