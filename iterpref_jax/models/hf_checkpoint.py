@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,19 +125,6 @@ def save(
     inert = generation.write(out, inert) if generation else inert
     # transformers 4 reads torch_dtype, transformers 5 reads dtype.
     _write_config(out, {**inert, **to_hf(config), "dtype": dtype, "torch_dtype": dtype})
-
-
-def fingerprint(folder: str) -> str:
-    """Returns a string that changes with any byte of config.json or of a weight file."""
-    config = Path(folder) / "config.json"
-    parts = []
-    for file in [*([config] if config.exists() else []), *checkpoint_folder.weight_files(folder)]:
-        checksum = google_crc32c.Checksum()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                checksum.update(block)
-        parts.append(f"{file.name}:{file.stat().st_size}:{checksum.hexdigest().decode()}")
-    return " ".join(parts)
 
 
 def _check_complete(folder: str, config: ModelConfig, stored: Stored, shapes: Params) -> None:

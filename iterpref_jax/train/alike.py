@@ -17,6 +17,7 @@ from etils import epath
 
 import iterpref_jax
 from iterpref_jax.errors import UserError
+from iterpref_jax.models.fingerprint import sample
 from iterpref_jax.parallel import distributed
 from iterpref_jax.train.run import Run
 from iterpref_jax.train.same_run import flat
@@ -42,8 +43,11 @@ def check_program(command: str, config: Mapping[str, Any]) -> None:
 def check_inputs(run: Run) -> None:
     """Compares data, tokenizer, initial weights and devices; see `check_program` for the errors."""
     kinds = sorted({device.device_kind for device in jax.local_devices()})
-    devices = {"devices a process": jax.local_device_count(), "kind of devices": ", ".join(kinds)}
-    _compare("alike", devices | {name: _digest(repr(value)) for name, value in flat(run.fingerprint).items()})
+    here: dict[str, Any] = {"devices a process": jax.local_device_count(), "kind of devices": ", ".join(kinds)}
+    if run.model_folder and distributed.process_count() > 1:
+        # No process reads all of its copy for the fingerprint.
+        here["weights' samples"] = sample(run.model_folder)
+    _compare("alike", here | {name: _digest(repr(value)) for name, value in flat(run.fingerprint).items()})
 
 
 def check_shared(folder: epath.Path) -> None:

@@ -26,6 +26,7 @@ from iterpref_jax.models.adapters import check_targets, load_base
 from iterpref_jax.models.checkpoint_folder import resolve
 from iterpref_jax.models.config import ModelConfig
 from iterpref_jax.models.decoder import Compute, Decoder
+from iterpref_jax.models.fingerprint import weights_fingerprint
 from iterpref_jax.models.hf_config import from_hf, notices
 from iterpref_jax.models.lora import Lora, adapters_of, joined
 from iterpref_jax.models.shares import check_tokens
@@ -215,11 +216,11 @@ class Run:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What the numbers of this run depend on besides its configuration."""
+        """What the numbers of this run depend on besides its configuration; all processes ask first together."""
         model = self.settings.model
         weights = f"init {model.init} seed {self.settings.seed}"
         if self.model_folder:
-            weights = hf_checkpoint.fingerprint(self.model_folder)
+            weights = weights_fingerprint(self.model_folder)
         return {
             "data": {name: split.index.fingerprint() for name, split in self.splits().items()},
             "tokenizer": self.dataset.metadata["text"]["tokenizer_fingerprint"],

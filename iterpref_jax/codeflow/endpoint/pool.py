@@ -6,6 +6,7 @@ import asyncio
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from iterpref_jax.codeflow.endpoint.policy import Failure
 from iterpref_jax.codeflow.endpoint.settings import EndpointSettings
@@ -31,6 +32,14 @@ class Replica:
     last_error: str = ""
 
 
+class _Waiting(NamedTuple):
+    """One who asks for leave."""
+
+    future: asyncio.Future[Lease]
+    tokens: int
+    again: bool
+
+
 @dataclasses.dataclass
 class Lease:
     """Leave to send one request to `replica`."""
@@ -47,7 +56,7 @@ class Pool:
     def __init__(self, settings: EndpointSettings):
         self.replicas = [Replica(url, float(settings.concurrency)) for url in settings.base_urls]
         self._settings = settings
-        self._waiting: collections.deque[tuple[asyncio.Future[Lease], int]] = collections.deque()
+        self._waiting: collections.deque[_Waiting] = collections.deque()
         self._requests, self._tokens = Rate(settings.requests_per_minute), Rate(settings.tokens_per_minute)
         self._alarm: asyncio.TimerHandle | None = None
         self._end: UserError | None = None
@@ -58,7 +67,7 @@ class Pool:
         Raises UserError when no server has answered for `give_up_s`.
         """
         future = asyncio.get_running_loop().create_future()
-        (self._waiting.appendleft if again else self._waiting.append)((future, tokens))
+        (self._waiting.appendleft if again else self._waiting.append)(_Waiting(future, tokens, again))
         self._dispatch()
         try:
             return await future
@@ -130,13 +139,13 @@ class Pool:
         now = _now()
         self._look_for_the_end(now)
         while self._waiting:
-            future, tokens = self._waiting[0]
+            future, tokens, again = self._waiting[0]
             if future.done():
                 self._waiting.popleft()
             elif self._end is not None:
                 self._waiting.popleft()
                 future.set_exception(self._end)
-            elif (replica := self._free(now)) is None or max(self._requests.free_at, self._tokens.free_at) > now:
+            elif (replica := self._free(now, again)) is None or max(self._requests.free_at, self._tokens.free_at) > now:
                 self._set_alarm(now)
                 return
             else:
@@ -151,11 +160,13 @@ class Pool:
         self._tokens.take(tokens, now)
         return Lease(replica, now, tokens, probe)
 
-    def _free(self, now: float) -> Replica | None:
+    def _free(self, now: float, again: bool) -> Replica | None:
         if sum(replica.in_flight for replica in self.replicas) >= self._settings.concurrency:
             return None
         free = [replica for replica in self.replicas if self._takes_more(replica, now)]
-        return min(free, key=lambda replica: replica.in_flight, default=None)
+        # What is new finds out who is well again. What has failed is asked elsewhere: a last ask would else come back
+        # to the same broken server for ever, for one that is idle has no less to do.
+        return min(free, key=lambda replica: (again and replica.failures, replica.in_flight), default=None)
 
     def _takes_more(self, replica: Replica, now: float) -> bool:
         if now < replica.not_before or replica.in_flight >= int(replica.limit):
