@@ -2,8 +2,11 @@
 
 import pytest
 
+from iterpref_jax.models import hf_checkpoint
+from iterpref_jax.models.transformer import init_params
+from tests.support.models import model_config
 from tests.support.processes import Processes
-from tests.support.runs import CONFIG, make_dataset, overrides
+from tests.support.runs import CONFIG, ROOT, make_dataset, overrides
 from tests.train.hosts_run_test import VANISHED_S
 
 pytestmark = pytest.mark.slow
@@ -18,6 +21,12 @@ OTHER_DATA = """
 from iterpref_jax.train import run
 open_dataset = run.open_dataset
 run.open_dataset = lambda path: open_dataset({path!r})
+"""
+
+# One host's copy of the model is that of another training.
+OTHER_WEIGHTS = """
+from iterpref_jax.train import run
+run.resolve = lambda path: {path!r}
 """
 
 FAIL_IN_LOADING = """
@@ -39,9 +48,10 @@ def datasets(tmp_path_factory):
 def refused(datasets, tmp_path):
     """Starts two processes, which must both end with status 1; returns what each printed."""
 
-    def refused(code="", **options):
-        changes = {"rows.rows_per_microbatch": 4, "hosts.vanished_after_s": VANISHED_S, "hosts.start_timeout_s": 60}
-        words = ("train", CONFIG, f"--workdir={tmp_path / 'run'}", *overrides(datasets[0], **changes))
+    def refused(code="", config=CONFIG, changes=None, **options):
+        changes = {"rows.rows_per_microbatch": 4, "hosts.vanished_after_s": VANISHED_S} | (changes or {})
+        changes |= {"hosts.start_timeout_s": 60}
+        words = ("train", config, f"--workdir={tmp_path / 'run'}", *overrides(datasets[0], **changes))
         processes = Processes(2, *words, cache=datasets[2], logs=tmp_path, codes={1: code}, **options)
         assert processes.wait() == [1, 1], processes.text(0) + processes.text(1)
         assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -65,6 +75,23 @@ def test_another_code_is_named(refused):
 def test_other_data_are_named(refused, datasets):
     for text in refused(OTHER_DATA.format(path=str(datasets[1]))):
         assert "they differ in\n  data." in text
+
+
+def test_a_copy_of_the_model_with_other_weights_is_named(refused, datasets, tmp_path):
+    shape = model_config(vocab_size=512, tie_word_embeddings=True)
+    for seed in (5, 6):
+        hf_checkpoint.save(
+            str(tmp_path / f"model-{seed}"),
+            shape,
+            init_params(shape, seed, "float32"),
+            dtype="float32",
+            copy_from=str(datasets[0] / "tokenizer"),
+            max_shard_gb=0.0001,
+        )
+    changes = {"model.path": tmp_path / "model-5", "train.epochs": 0.0}
+    base = f"--config={ROOT / 'configs' / 'base.py'}"
+    for text in refused(OTHER_WEIGHTS.format(path=str(tmp_path / "model-6")), config=base, changes=changes):
+        assert "they differ in\n  weights' samples: " in text
 
 
 def test_a_folder_that_one_host_does_not_see_is_refused(refused, tmp_path):
