@@ -31,6 +31,10 @@ class Replica:
     down_since: float | None = None
     last_error: str = ""
 
+    def ails(self) -> int:
+        """How much speaks against asking this server: 0 if the last thing that it did was to answer."""
+        return max(self.failures, int(self.down_since is not None))
+
 
 class _Waiting(NamedTuple):
     """One who asks for leave."""
@@ -166,7 +170,7 @@ class Pool:
         free = [replica for replica in self.replicas if self._takes_more(replica, now)]
         # What is new finds out who is well again. What has failed is asked elsewhere: a last ask would else come back
         # to the same broken server for ever, for one that is idle has no less to do.
-        return min(free, key=lambda replica: (again and replica.failures, replica.in_flight), default=None)
+        return min(free, key=lambda replica: (again and replica.ails(), replica.in_flight), default=None)
 
     def _takes_more(self, replica: Replica, now: float) -> bool:
         if now < replica.not_before or replica.in_flight >= int(replica.limit):

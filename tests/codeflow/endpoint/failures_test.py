@@ -212,12 +212,15 @@ def test_when_one_of_two_servers_dies_the_other_answers_everything(path):
     assert len(dying.requests) < 25
 
 
-def test_an_ask_that_a_broken_server_fails_goes_to_the_other(path):
-    with serving(lambda request: cut()) as broken, serving(lambda request: OK) as living:
-        found, counts = answers_of(path, [broken.url, living.url], ask_of(), tries=2)
+@pytest.mark.parametrize(
+    ("how", "reason"), [(cut(), "connection"), (refuse(503), "unavailable"), (refuse(429), "rate_limit")]
+)
+def test_an_ask_that_one_server_fails_goes_to_the_other(path, how, reason):
+    with serving(lambda request: how) as failing, serving(lambda request: OK) as living:
+        found, counts = answers_of(path, [failing.url, living.url], ask_of(), tries=2)
     assert [answer.text for answer in found] == ["fine"]
-    assert len(broken.requests) == 1
-    assert counts["retries"] == {"connection": 1}
+    assert len(failing.requests) == 1
+    assert counts["retries"] == {reason: 1}
 
 
 def test_a_server_that_comes_back_is_asked_again(path, capsys):
