@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -76,6 +77,9 @@ class StepSource:
 
 def _begin_worker(number: int, workers: int) -> None:
     worker.begin()
+    # Schedulers send it to the whole group, and the trainer needs batches until all hosts stop after the same update.
+    # Grain itself ends its workers by an event, or kills them.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def iterate(source: StepSource, settings: PipelineSettings, steps: Sequence[int]) -> Iterator[RowBatch]:

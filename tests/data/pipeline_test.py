@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -88,12 +89,12 @@ class Source(list):
 if __name__ == "__main__":
     batches = iterate(Source(range(100)), PipelineSettings(threads=1, prefetch=1, workers=1), range(100))
     print(next(batches), flush=True)
-    time.sleep(60)
+    AND_THEN
 """
 
 
 def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(SCRIPT.replace("AND_THEN", "time.sleep(60)"))
     words = [sys.executable, str(tmp_path / "script.py")]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
@@ -106,3 +107,18 @@ def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
     while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
         assert time.monotonic() < end, "the worker lives on"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_the_whole_group_leaves_the_batches_that_the_trainer_still_needs(tmp_path, number):
+    """A trainer of several hosts makes two more updates after a signal, and saves."""
+    (tmp_path / "script.py").write_text(SCRIPT.replace("AND_THEN", "[print(pid, flush=True) for pid in batches]"))
+    words = [sys.executable, str(tmp_path / "script.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as trainer:
+        assert trainer.stdout is not None
+        worker = int(trainer.stdout.readline())
+        os.kill(worker, number)
+        pids = trainer.stdout.read().split()
+    assert trainer.returncode == 0
+    assert pids == [str(worker)] * 99
