@@ -16,7 +16,7 @@ from iterpref_jax.progress import say
 
 # The sections and settings that decide what a stage makes; an export reads the run that was trained.
 _READS = {
-    "generate": ("model", "generate", "build", "endpoint", "sandbox", "decode.context", "rounds.serve"),
+    "generate": ("model.path", "generate", "build", "endpoint", "sandbox", "decode.context", "rounds.serve"),
     "build": ("build",),
     "train": ("seed", "model", "rows", "objective", "optimizer", "train", "reference"),
     "export": (),

@@ -201,6 +201,7 @@ def test_a_stage_is_done_whatever_the_settings_that_change_nothing_of_it(done, t
         ("endpoint.reasks", 7, ["generate"]),
         ("build.focus.mode", "token", ["generate", "build"]),
         ("optimizer.learning_rate", 1.0, ["train"]),
+        ("model.compute.remat", "none", ["train"]),
         ("model.path", "other", ["generate", "train"]),
         ("seed", 7, ["train"]),
     ],
