@@ -1,10 +1,12 @@
 """`iterpref generate --ray`: the same bytes as without, killed actors included, and errors that say what to do."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -45,6 +47,10 @@ def started(server, out, requests):
 @pytest.fixture
 def local_ray():
     pytest.importorskip("ray", reason="needs pip install 'iterpref_jax[ray]'")
+    # "auto" finds any cluster of this machine, that of a test in another process too.
+    with (Path(tempfile.gettempdir()) / "iterpref-tests-ray.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.mark.slow
