@@ -1,5 +1,6 @@
 """`iterpref rounds`: two rounds with real training, and what stops them."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -92,7 +93,8 @@ def test_every_round_writes_with_the_model_of_the_one_before_and_stopped_ones_go
     assert not set(first.splitlines()) & set(second.splitlines())
     config = json.loads((out / "round-002" / "train" / "config.json").read_text())
     assert config["model"]["path"] == str(out / "round-001" / "model")
-    transformers.AutoModelForCausalLM.from_pretrained(out / "round-002" / "model")
+    if importlib.util.find_spec("torch"):
+        transformers.AutoModelForCausalLM.from_pretrained(out / "round-002" / "model")
 
     again = rounds(model, out, cache)
     assert again.returncode == 0
