@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from iterpref_jax.codeflow import mutations
 from iterpref_jax.codeflow.mutations import Edit
 from iterpref_jax.codeflow.records import Trajectory, Version
-from iterpref_jax.codeflow.runs import Finding, Judge, Subject
+from iterpref_jax.codeflow.runs import Judge, Subject, version_of
+from iterpref_jax.codeflow.sandbox import Finding
 from iterpref_jax.errors import UserError
 
 # Tasks whose runs share the workers; more keep them busier, fewer give results sooner.
@@ -154,7 +155,7 @@ class _Plan:
                 verdict = self.verdicts[code]
                 if verdict.failed:
                     report.endings[verdict.status] += 1
-                    versions.append(_version(code, verdict))
+                    versions.append(version_of(code, verdict))
                 elif verdict.passed:
                     report.middle_passed += 1
                 else:
@@ -173,7 +174,7 @@ class _Plan:
             instruction=task.instruction,
             test_code=task.test_code,
             setup_code=task.setup_code,
-            versions=(*versions, _version(task.code, final)),
+            versions=(*versions, version_of(task.code, final)),
             meta={"task": task.task_id, "mutations": names, "tier": final.tier},
         )
 
@@ -209,15 +210,6 @@ def _meaning(code: str) -> str:
 def _codes(plan: _Plan, stack: Sequence[Edit]) -> list[str]:
     """v0 .. vT-1: all bugs, then one fewer each time."""
     return [plan.code(stack[undone:]) for undone in range(len(stack))]
-
-
-def _version(code: str, verdict: Finding) -> Version:
-    return Version(
-        code=code,
-        passed=verdict.passed,
-        error_type=None if verdict.passed else verdict.error_type,
-        stderr_tail=verdict.traceback,
-    )
 
 
 def _live(plans: Iterable[_Plan]) -> list[_Plan]:

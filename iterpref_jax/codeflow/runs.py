@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from iterpref_jax.codeflow import stdin_cases
 from iterpref_jax.codeflow.endpoint import Journal
-from iterpref_jax.codeflow.sandbox import FAILING, Program, Sandbox, SandboxSettings, Verdict
+from iterpref_jax.codeflow.records import Version
+from iterpref_jax.codeflow.sandbox import Finding, Program, Sandbox, SandboxSettings, Verdict
 
 # Under which the journal keeps findings.
 KIND = "verdict"
@@ -33,23 +34,14 @@ class Subject(NamedTuple):
         return Program(code=self.code, tests=self.tests, setup=self.setup, style=self.style)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a trajectory keeps of a verdict; see `sandbox.Verdict` for the fields."""
-
-    status: str
-    error_type: str
-    message: str
-    traceback: str
-    tier: str
-
-    @property
-    def passed(self) -> bool:
-        return self.status == "pass"
-
-    @property
-    def failed(self) -> bool:
-        return self.status in FAILING
+def version_of(code: str, finding: Finding) -> Version:
+    """Returns a version as a trajectory holds it."""
+    return Version(
+        code=code,
+        passed=finding.passed,
+        error_type=None if finding.passed else finding.error_type,
+        stderr_tail=finding.traceback,
+    )
 
 
 class Judge:

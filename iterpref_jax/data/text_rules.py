@@ -26,9 +26,9 @@ ANSWER_PROBE = "answer9b1f"
 START_PROBES = ("x", " x", "  x", "\tx")
 # All printable ASCII, spaces of all kinds, characters of 2 to 4 bytes.
 TABLE_PROBE = "x = 'é'\r\n\tif  x:\n\n        return \"😀 漢字\"  # õ ß\n" + "".join(map(chr, range(32, 127)))
+ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 # That of configs/base.py, which every config has, and none.
 UNSET_SEPARATORS = ("\n", "")
-ASCII_PROBE = "".join(filter(str.isascii, TABLE_PROBE))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

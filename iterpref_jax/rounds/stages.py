@@ -55,7 +55,8 @@ class Stages:
             for key in before["settings"] | now["settings"]
             if (old := before["settings"].get(key)) != (new := now["settings"].get(key))
         ]
-        changed += [shlex.quote(word) for word in before["words"] + now["words"] if _lacks(word, before, now)]
+        old_words, new_words = before["words"], now["words"]
+        changed += [shlex.quote(word) for word in old_words + new_words if (word in old_words) != (word in new_words)]
         if changed:
             raise UserError(
                 f"{marker}: the stage {name} was done otherwise ({'; '.join(changed)}); take that back, delete this "
@@ -116,10 +117,6 @@ def _wait(command: Sequence[str]) -> int:
 
 def _without_settings(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith("--config")]
-
-
-def _lacks(word: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return not (word in before["words"] and word in now["words"])
 
 
 def _shown(value: Any) -> str:

@@ -49,9 +49,8 @@ def refused(datasets, tmp_path):
     """Starts two processes, which must both end with status 1; returns what each printed."""
 
     def refused(code="", config=CONFIG, changes=None, **options):
-        changes = {"rows.rows_per_microbatch": 4, "hosts.vanished_after_s": VANISHED_S} | (changes or {})
-        changes |= {"hosts.start_timeout_s": 60}
-        words = ("train", config, f"--workdir={tmp_path / 'run'}", *overrides(datasets[0], **changes))
+        fixed = {"rows.rows_per_microbatch": 4, "hosts.vanished_after_s": VANISHED_S, "hosts.start_timeout_s": 60}
+        words = ("train", config, f"--workdir={tmp_path / 'run'}", *overrides(datasets[0], **fixed | (changes or {})))
         processes = Processes(2, *words, cache=datasets[2], logs=tmp_path, codes={1: code}, **options)
         assert processes.wait() == [1, 1], processes.text(0) + processes.text(1)
         assert not (tmp_path / "run" / "metrics.jsonl").exists()

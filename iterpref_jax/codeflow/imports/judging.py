@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from iterpref_jax.codeflow.imports import problems
 from iterpref_jax.codeflow.imports.candidates import REASONS, STYLES, Candidate, Dropped, Item, State
 from iterpref_jax.codeflow.imports.report import ImportReport
-from iterpref_jax.codeflow.records import Trajectory, Version
-from iterpref_jax.codeflow.runs import Finding, Judge, Subject
+from iterpref_jax.codeflow.records import Trajectory
+from iterpref_jax.codeflow.runs import Judge, Subject, version_of
+from iterpref_jax.codeflow.sandbox import Finding
 
 # Candidates whose runs share the workers.
 BATCH = 32
@@ -162,17 +163,8 @@ def _trajectory(history: History, names: set[str]) -> Trajectory:
         instruction=candidate.instruction,
         test_code=candidate.tests,
         setup_code=candidate.setup,
-        versions=tuple(_version(*judged) for judged in (*history.failing, history.final)),
+        versions=tuple(version_of(state.code, finding) for state, finding in (*history.failing, history.final)),
         meta={**candidate.meta, "task": candidate.task, "tier": history.final[1].tier, **style},
-    )
-
-
-def _version(state: State, finding: Finding) -> Version:
-    return Version(
-        code=state.code,
-        passed=finding.passed,
-        error_type=None if finding.passed else finding.error_type,
-        stderr_tail=finding.traceback,
     )
 
 

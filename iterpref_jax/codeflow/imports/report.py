@@ -13,7 +13,7 @@ from typing import Any
 from iterpref_jax.atomic import replace_text
 from iterpref_jax.codeflow.imports.candidates import REASONS, Candidate, Dropped, State
 from iterpref_jax.codeflow.records import Trajectory
-from iterpref_jax.codeflow.runs import Finding
+from iterpref_jax.codeflow.sandbox import Finding
 
 # Names of what was dropped, by reason, and differing verdicts: all are counted, so many are listed.
 EXAMPLES = 20

@@ -27,6 +27,7 @@ from iterpref_jax.codeflow.sandbox.verdict import (
     UNKNOWN,
     Case,
     CaseOutcome,
+    Finding,
     Program,
     Verdict,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Case",
     "CaseOutcome",
     "Comparator",
+    "Finding",
     "Program",
     "Sandbox",
     "SandboxSettings",

@@ -119,32 +119,17 @@ class CaseOutcome:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The outcome of one run; only `pass` counts as right and only `FAILING` counts as wrong.
+class Finding:
+    """What one run says of a program; only `pass` counts as right and only `FAILING` counts as wrong.
 
-    `last_frame` is the innermost line of the program (`<code>:3 in add`), `traceback` its last 4 KiB with the file
-    names `<setup>`, `<code>` and `<tests>`. `tests_run` counts distinct checks. `seconds` is its wall time, `memory_mb`
-    the peak resident size of the judged process (0.0 if it died before it could say). `gaps` names what the tier does
-    not stop. `cases` are the outcomes of a program's cases, in order; those from the one in which a run was ended are
-    missing. `lines_covered` of `lines_total` lines of the code ran (None if nobody asked, or nobody could say).
-    `by_seed` are the hash seeds that were tried and what came of each, where flakiness was looked for.
+    `traceback` is its last 4 KiB, with the file names `<setup>`, `<code>` and `<tests>`.
     """
 
     status: str
     error_type: str
     message: str
-    last_frame: str
     traceback: str
-    tests_run: int
-    tests_passed: int
-    seconds: float
-    memory_mb: float
     tier: str
-    gaps: tuple[str, ...]
-    cases: tuple[CaseOutcome, ...] = ()
-    lines_covered: int | None = None
-    lines_total: int | None = None
-    by_seed: tuple[tuple[int, str], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -153,3 +138,27 @@ class Verdict:
     @property
     def failed(self) -> bool:
         return self.status in FAILING
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict(Finding):
+    """The outcome of one run, with what was seen of it.
+
+    `last_frame` is the innermost line of the program (`<code>:3 in add`). `tests_run` counts distinct checks. `seconds`
+    is its wall time, `memory_mb` the peak resident size of the judged process (0.0 if it died before it could say).
+    `gaps` names what the tier does not stop. `cases` are the outcomes of a program's cases, in order; those from the
+    one in which a run was ended are missing. `lines_covered` of `lines_total` lines of the code ran (None if nobody
+    asked, or nobody could say). `by_seed` are the hash seeds that were tried and what came of each, where flakiness was
+    looked for.
+    """
+
+    last_frame: str
+    tests_run: int
+    tests_passed: int
+    seconds: float
+    memory_mb: float
+    gaps: tuple[str, ...]
+    cases: tuple[CaseOutcome, ...] = ()
+    lines_covered: int | None = None
+    lines_total: int | None = None
+    by_seed: tuple[tuple[int, str], ...] = ()
